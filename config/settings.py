@@ -1,0 +1,274 @@
+"""Every setting of wattline, in one place: environment variables (or `.env`), their defaults, limits and reasons.
+
+Only entry points call `load_settings`; everything else is handed what it needs. A wrong value becomes one line that
+names the variable. The README's table is tested against this module.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote, unquote, urlsplit
+
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from config.running import settings_of_running
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message is one line for the person who set it, and holds no secret."""
+
+
+class BrokerAddress(BaseModel):
+    """Where the broker is and who we are to it, from MQTT_URL."""
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str
+    port: int
+    tls: bool
+    username: str | None
+    password: SecretStr | None
+
+    def __str__(self) -> str:
+        """`mqtt://host:port`: for logs, without user and password."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
+
+
+class Settings(BaseSettings):
+    """The settings of all commands. Units are the last word of a name; a field's description says what 0 means."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    database_host: Annotated[str, Field(description="PostgreSQL host")] = "localhost"
+    database_port: Annotated[int, Field(ge=1, le=65535, description="PostgreSQL port")] = 5432
+    database_username: Annotated[str, Field(description="PostgreSQL user")] = "postgres"
+    database_password: Annotated[SecretStr | None, Field(description="PostgreSQL password")] = None
+    database_name: Annotated[str, Field(description="database")] = "energy_db"
+    database_url: Annotated[
+        SecretStr | None,
+        Field(description="`postgresql://user:pass@host:port/name`; wins over the five above"),
+    ] = None
+
+    port: Annotated[int, Field(ge=0, le=65535, description="HTTP port of the API; 0 = any free port")] = 3000
+    host: Annotated[str, Field(description="address the API listens on")] = "127.0.0.1"
+
+    mqtt_url: Annotated[SecretStr, Field(description="`mqtt[s]://user:pass@host:port`")] = SecretStr(
+        "mqtt://localhost:1883"
+    )
+    mqtt_tls_ca: Annotated[str | None, Field(description="file of CA certificates to trust; unset = the system's")] = (
+        None
+    )
+    mqtt_tls_cert: Annotated[str | None, Field(description="client certificate file")] = None
+    mqtt_tls_key: Annotated[str | None, Field(description="client key file")] = None
+    mqtt_client_id: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=200,
+            description="names the session at the broker; with MQTT_SHARE_GROUP each ingestor needs its own",
+        ),
+    ] = "wattline-ingestor"
+    mqtt_share_group: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[^/+#\s]{1,100}$",
+            description="ingestors with the same group share the load; unset = alone",
+        ),
+    ] = None
+    mqtt_session_expiry_seconds: Annotated[
+        int,
+        Field(ge=60, le=4294967295, description="how long the broker keeps our queue while we are away (7 days)"),
+    ] = 604800
+
+    max_inflight: Annotated[
+        int, Field(ge=10, le=65535, description="messages the broker may send ahead of our acknowledgement")
+    ] = 65535
+    max_pending_bytes: Annotated[int, Field(ge=1_000_000, description="payload bytes held before reading pauses")] = (
+        128_000_000
+    )
+    flush_interval_ms: Annotated[
+        int, Field(ge=1, le=60_000, description="longest wait of a reading before its batch is written")
+    ] = 250
+    flush_max_rows: Annotated[
+        int | None, Field(ge=1, description="readings that close a batch early; unset = half of MAX_INFLIGHT")
+    ] = None
+    metrics_host: Annotated[str, Field(description="address of /metrics, /healthz, /readyz of the ingestor")] = (
+        "127.0.0.1"
+    )
+    metrics_port: Annotated[int, Field(ge=0, le=65535, description="their port; 0 = any free port")] = 9464
+
+    retention_days: Annotated[int, Field(ge=0, le=36500, description="days of history kept; 0 = keep everything")] = 0
+    max_clock_skew_seconds: Annotated[
+        int, Field(ge=0, le=86400, description="how far ahead of our clock a reading may be")
+    ] = 300
+    max_reading_age_days: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=3650,
+            description="how old a reading may be; never more than RETENTION_DAYS where that is set",
+        ),
+    ] = 30
+    rejected_max_per_second: Annotated[
+        int,
+        Field(ge=0, description="refused messages kept a second; the others are only counted; 0 = keep none"),
+    ] = 1000
+    rejected_retention_days: Annotated[int, Field(ge=1, le=36500, description="days refused messages are kept")] = 30
+
+    meter_id_convention: Annotated[
+        str,
+        Field(
+            pattern=r"^([A-Za-z0-9._-]{1,50}:[A-Za-z0-9._-]{1,50})?$",
+            description="vehicle prefix:meter prefix for vehicles without links; empty = none",
+        ),
+    ] = "VEH-:METER-"
+    api_read_tokens: Annotated[
+        SecretStr | None, Field(description="comma-separated bearer tokens for reading; unset = open")
+    ] = None
+    api_write_tokens: Annotated[
+        SecretStr | None,
+        Field(description="comma-separated bearer tokens for writing; unset = only from this machine"),
+    ] = None
+    api_cors_origins: Annotated[
+        str | None,
+        Field(description="comma-separated origins that browsers may call the API from; unset = none"),
+    ] = None
+
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="least level logged")] = "INFO"
+    log_format: Annotated[Literal["text", "json"], Field(description="for people or for machines")] = "text"
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("mqtt_url")
+    @classmethod
+    def _broker_url(cls, value: SecretStr) -> SecretStr:
+        _parse_broker_url(value.get_secret_value())
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                conninfo_to_dict(value.get_secret_value())
+            except Exception as error:  # psycopg's text may quote the password
+                raise ValueError(
+                    "is not a PostgreSQL connection URL (postgresql://user:pass@host:port/name)"
+                ) from error
+        return value
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if self.flush_max_rows is not None and self.flush_max_rows > self.max_inflight:
+            raise ValueError(
+                f"FLUSH_MAX_ROWS ({self.flush_max_rows}) must not exceed MAX_INFLIGHT ({self.max_inflight}): "
+                "the broker never sends more than the window before we acknowledge"
+            )
+        if self.mqtt_share_group is not None and "mqtt_client_id" not in self.model_fields_set:
+            raise ValueError(
+                "MQTT_CLIENT_ID must be set when MQTT_SHARE_GROUP is: a stable name of its own for each ingestor"
+            )
+        if (self.mqtt_tls_cert is None) != (self.mqtt_tls_key is None):
+            raise ValueError("MQTT_TLS_CERT and MQTT_TLS_KEY belong together: set both or neither")
+        if (self.mqtt_tls_ca or self.mqtt_tls_cert) and not self.broker.tls:
+            raise ValueError("MQTT_TLS_... is set but MQTT_URL does not begin with mqtts://")
+        return self
+
+    @property
+    def broker(self) -> BrokerAddress:
+        """MQTT_URL, taken apart."""
+        return _parse_broker_url(self.mqtt_url.get_secret_value())
+
+    @property
+    def database_conninfo(self) -> str:
+        """A libpq connection string; it holds the password, so it never goes into a log."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        password = "" if self.database_password is None else ":" + quote(self.database_password.get_secret_value(), "")
+        host = quote(self.database_host, "") if not self.database_host.startswith("[") else self.database_host
+        return (
+            f"postgresql://{quote(self.database_username, '')}{password}"
+            f"@{host}:{self.database_port}/{quote(self.database_name, '')}"
+        )
+
+    @property
+    def database_label(self) -> str:
+        """`host:port/name`: for logs, without user and password."""
+        parts = conninfo_to_dict(self.database_conninfo)
+        return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+
+    @property
+    def rows_per_flush_max(self) -> int:
+        """FLUSH_MAX_ROWS, or half the window, so that one batch is received while another is written."""
+        return self.flush_max_rows if self.flush_max_rows is not None else max(1, self.max_inflight // 2)
+
+    @property
+    def reading_age_max_days(self) -> int:
+        """MAX_READING_AGE_DAYS within RETENTION_DAYS: a late reading must not bring a dropped day back."""
+        if self.retention_days == 0:
+            return self.max_reading_age_days
+        return min(self.max_reading_age_days, self.retention_days)
+
+
+def load_settings(*, beside_up: bool = False, **overrides: Any) -> Settings:  # noqa: ANN401 - each field has its type
+    """The settings from environment and `.env`; `overrides` are command-line options, which win.
+
+    With `beside_up`, a `wattline up` that runs in this folder answers for broker and database where nothing else does.
+    Raises SettingsError, one line that names each wrong variable.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        settings = Settings(**given)
+        if beside_up:
+            running = settings_of_running()
+            if settings.model_fields_set.isdisjoint({name for name in Settings.model_fields if "database_" in name}):
+                given |= {name: url for name, url in running.items() if name == "database_url"}
+            if "mqtt_url" not in settings.model_fields_set:
+                given |= {name: url for name, url in running.items() if name == "mqtt_url"}
+            settings = Settings(**given)
+        return settings
+    except ValidationError as error:
+        problems = []
+        for item in error.errors(include_url=False, include_input=False, include_context=False):
+            name = ".".join(str(part) for part in item["loc"]).upper()
+            text = item["msg"].removeprefix("Value error, ")
+            problems.append(f"{name}: {text}" if name else text)
+        raise SettingsError("; ".join(problems)) from None
+    except UnicodeDecodeError:
+        raise SettingsError(".env: is not UTF-8 text") from None
+
+
+def _parse_broker_url(url: str) -> BrokerAddress:
+    """Raises ValueError with a text that does not repeat the URL, which may hold a password."""
+    expected = "expected mqtt[s]://user:pass@host:port"
+    parts = urlsplit(url)
+    if parts.scheme not in ("mqtt", "mqtts"):
+        raise ValueError(f"{expected}; its scheme is neither mqtt nor mqtts")
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{expected}; its port is not a number from 1 to 65535") from None
+    if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment or port == 0:
+        raise ValueError(f"{expected}, and nothing after the port")
+    tls = parts.scheme == "mqtts"
+    return BrokerAddress(
+        host=parts.hostname,
+        port=port or (8883 if tls else 1883),
+        tls=tls,
+        username=unquote(parts.username) if parts.username is not None else None,
+        password=SecretStr(unquote(parts.password)) if parts.password is not None else None,
+    )

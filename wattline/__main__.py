@@ -1,0 +1,7 @@
+"""`python -m wattline`."""
+
+import sys
+
+from wattline.cli import main
+
+sys.exit(main())

@@ -1,0 +1,49 @@
+"""The `wattline` command: one program, piece by piece.
+
+Each room brings a `command.py` with `configure(parser)` and `run(args) -> exit status`; it is imported only when it
+is asked for, so that `wattline --help` stays quick and a migration does not load a web server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from config.settings import SettingsError
+
+COMMANDS = {
+    "up": (
+        "embedded.command",
+        "run everything here: PostgreSQL, Mosquitto, ingestor, API and a simulated fleet",
+    ),
+    "migrate": ("ingestor.schema.command", "bring the database schema up to date"),
+    "ingest": ("ingestor.command", "take readings from MQTT into PostgreSQL"),
+    "api": ("analytics_api.command", "serve status and analytics over HTTP"),
+    "loadgen": ("loadgen.command", "publish as a simulated fleet, and verify what was stored"),
+    "rejected": ("ingestor.rejected.command", "list or replay the messages in quarantine"),
+}
+OK, FAILED, BAD_USAGE = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 ok, 1 failed, 2 bad usage or settings."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="wattline", description="Energy telemetry from MQTT into PostgreSQL.")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    asked_for = next((word for word in arguments if word in COMMANDS), None)
+    for name, (module, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == asked_for:
+            room = importlib.import_module(module)
+            room.configure(subparser)
+            subparser.set_defaults(run=room.run)
+    args = parser.parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except SettingsError as error:
+        print(f"wattline: {error}", file=sys.stderr)
+        return BAD_USAGE
+    except KeyboardInterrupt:
+        return FAILED
