@@ -40,3 +40,5 @@ def configure_logging(level: str, log_format: Literal["text", "json"]) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # psycopg reports each failed attempt of a pool on its own; the callers say it once, in our words.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    # "Started server process" says nothing that our own line with the address does not.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

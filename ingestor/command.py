@@ -1,0 +1,31 @@
+"""`wattline ingest`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from config.event_loop import loop_factory
+from config.logging import configure_logging
+from config.settings import load_settings
+
+OK, FAILED = 0, 1
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """No options: everything is a setting (see the table in README.md)."""
+    parser.epilog = "Everything is set by environment variables or .env; see the table in README.md."
+
+
+def run(_: argparse.Namespace) -> int:
+    """Exit status 0 after SIGTERM or SIGINT, 1 when it had to give up; the log says why."""
+    from ingestor.service import Ingestor  # noqa: PLC0415 - `--help` needs none of it
+
+    settings = load_settings(beside_up=True)
+    configure_logging(settings.log_level, settings.log_format)
+
+    async def ingest() -> bool:
+        return await Ingestor(settings).run()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return OK if runner.run(ingest()) else FAILED

@@ -1,0 +1,209 @@
+"""Source → decode → batch → sink, and the acknowledgement back: the only place where they are wired together.
+
+Messages are decoded as they arrive into the open batch; one task writes closed batches in order, and acknowledges each
+after its COMMIT. While one batch is written the next one fills. What bounds memory: for QoS 1 the broker's window, for
+bytes, arrays and QoS 0 a pause in reading. A batch is only ever committed and acknowledged, or kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import mqtt5
+import psycopg
+
+from ingestor.batch import Batch, FlushPolicy, Trigger
+from ingestor.database import explain
+from ingestor.decode import Decoder
+from ingestor.failures import FailureKind, failure_kind
+from ingestor.metrics import IngestMetrics
+from ingestor.sink import Outcome, Sink
+from telemetry.connection import Connection
+
+logger = logging.getLogger(__name__)
+
+# Soon at first, because most failures are over at once (a deadlock, a failover); then patient.
+RETRY_SECONDS_MIN = 0.1
+RETRY_SECONDS_MAX = 2.0
+# A bug or a missing permission needs a person: trying is cheap, but not twenty times a minute.
+FAULT_RETRY_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class PendingLimits:
+    """How much may wait in memory before reading pauses."""
+
+    rows: int
+    payload_bytes: int
+
+
+class Pipeline:
+    """Everything between the connection and the database. All methods belong to one event loop."""
+
+    def __init__(  # noqa: PLR0913 - the parts it wires together
+        self,
+        *,
+        decoder: Decoder,
+        policy: FlushPolicy,
+        limits: PendingLimits,
+        sink: Sink,
+        metrics: IngestMetrics,
+        database_label: str,
+    ) -> None:
+        self._decoder = decoder
+        self._policy = policy
+        self._limits = limits
+        self._sink = sink
+        self._metrics = metrics
+        self._database_label = database_label
+        self._open = Batch()
+        self._closed: deque[tuple[Batch, Trigger]] = deque()
+        self._writing: Batch | None = None
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._paused: Connection | None = None
+        self.database_problem: str | None = None
+        """What keeps the database from taking batches; None while it does."""
+
+    @property
+    def batches(self) -> list[Batch]:
+        """Everything that is held, in the order of receiving."""
+        writing = [] if self._writing is None else [self._writing]
+        return [*writing, *(batch for batch, _ in self._closed), self._open]
+
+    def pending(self) -> int:
+        """Readings received and not committed."""
+        return sum(batch.readings for batch in self.batches)
+
+    def inflight(self) -> int:
+        """Messages with QoS 1 received and not acknowledged."""
+        return sum(batch.unacknowledged for batch in self.batches)
+
+    def receive(self, connection: Connection, packets: list[mqtt5.PublishPacket]) -> None:
+        """Take a portion of messages; called by the connection as they arrive."""
+        batch = self._open
+        was_empty, before = batch.messages == 0, batch.readings
+        received = self._decoder.decode(packets, batch, time.time())
+        batch.owe(connection, [packet.packet_id for packet in packets if packet.packet_id is not None])
+        if not batch.may_be_stored:
+            batch.may_be_stored = any(packet.duplicate for packet in packets)
+        batch.arrivals.append((time.monotonic(), batch.readings - before))
+        self._metrics.received(received)
+        trigger = self._policy.full(batch)
+        if trigger is not None:
+            self._close(trigger)
+        if was_empty or trigger is not None:
+            self._wake.set()
+        if self._over_limits() or self._stopping:
+            connection.pause_reading()
+            self._paused = connection
+
+    async def run(self) -> None:
+        """Write batches until `stop` was called and everything is written."""
+        while (due := await self._next()) is not None:
+            batch, trigger = due
+            self._writing = batch
+            started = time.monotonic()
+            outcome = await self._store(batch)
+            self._settle(batch, outcome, trigger, started)
+
+    def stop(self, connection: Connection | None) -> None:
+        """Receive nothing more; `run` ends when what is in hand is written."""
+        self._stopping = True
+        if connection is not None:
+            connection.pause_reading()
+        self._wake.set()
+
+    def _close(self, trigger: Trigger) -> None:
+        self._closed.append((self._open, trigger))
+        self._open = Batch()
+
+    def _over_limits(self) -> bool:
+        batches = self.batches
+        return (
+            sum(batch.readings for batch in batches) > self._limits.rows
+            or sum(batch.payload_bytes for batch in batches) > self._limits.payload_bytes
+        )
+
+    async def _next(self) -> tuple[Batch, Trigger] | None:
+        while True:
+            if not self._closed:
+                until_due = self._policy.seconds_until_due(self._open, time.monotonic())
+                if until_due is not None and (self._stopping or until_due <= 0):
+                    self._close("shutdown" if self._stopping else "interval")
+                elif self._stopping:
+                    return None
+            if self._closed:
+                return self._closed.popleft()
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(until_due):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass  # the open batch is due
+
+    async def _store(self, batch: Batch) -> Outcome:
+        """Try until it is committed."""
+        attempts = 0
+        failing_since = time.monotonic()
+        while True:
+            try:
+                outcome = await self._sink.store(batch)
+            except Exception as error:  # noqa: BLE001 - every failure has a kind, and none may drop the batch
+                kind = failure_kind(error)
+                attempts += 1
+                self._metrics.failed(kind)
+                self._report(error, kind)
+                batch.may_be_stored = True
+                await asyncio.sleep(_retry_seconds(kind, attempts))
+            else:
+                if self.database_problem is not None:
+                    logger.info("the database takes batches again, after %.1f s", time.monotonic() - failing_since)
+                    self.database_problem = None
+                return outcome
+
+    def _settle(self, batch: Batch, outcome: Outcome, trigger: Trigger, started: float) -> None:
+        """Make the entries and acknowledge, in one go."""
+        monotonic = time.monotonic()
+        self._writing = None
+        self._metrics.committed(batch, outcome, trigger, now=time.time(), monotonic=monotonic)
+        self._metrics.flushed(monotonic - started)
+        left = batch.acknowledge()
+        if left:
+            logger.info(
+                "%d committed messages came over a connection that has ended; the broker sends them again", left
+            )
+        for rejection in outcome.refused[:10]:
+            logger.warning("a reading on %s went to quarantine: %s", rejection.topic, rejection.reason)
+        if self._paused is not None and not self._stopping and not self._over_limits():
+            self._paused.resume_reading()
+            self._paused = None
+
+    def _report(self, error: Exception, kind: FailureKind) -> None:
+        """Once for each problem, not once for each attempt."""
+        problem = (
+            explain(error, self._database_label) if isinstance(error, psycopg.Error) else str(error) or repr(error)
+        )
+        if problem == self.database_problem:
+            return
+        self.database_problem = problem
+        if kind == "fault":
+            logger.error(
+                "%s; nothing is lost, but a person is needed: trying again every %d s", problem, FAULT_RETRY_SECONDS
+            )
+        elif kind == "partition":
+            logger.info("%s; creating it", problem)
+        else:
+            logger.warning("%s; keeping %d readings and trying again", problem, self.pending())
+
+
+def _retry_seconds(kind: FailureKind, attempts: int) -> float:
+    if kind == "fault":
+        return FAULT_RETRY_SECONDS
+    ceiling = min(RETRY_SECONDS_MAX, RETRY_SECONDS_MIN * 2 ** min(attempts, 10))
+    return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - jitter, not a secret

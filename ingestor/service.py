@@ -1,0 +1,216 @@
+"""The ingestor as a process: start in order, run until told to stop, stop in order under one deadline.
+
+Start: answer health checks, wait for the database, bring its schema up to date, connect to the broker. Stop: receive
+nothing more, write what is in hand, acknowledge, disconnect. Broker and database may be away at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+
+from config.settings import Settings
+from ingestor.batch import FlushPolicy
+from ingestor.database import connect, explain
+from ingestor.decode import Decoder, KeepLimit
+from ingestor.health import health_app, listen, serving
+from ingestor.maintenance import Maintenance
+from ingestor.metrics import IngestMetrics
+from ingestor.pipeline import PendingLimits, Pipeline
+from ingestor.schema.migrate import MigrationError, migrate
+from ingestor.schema.partitions import days_ahead, ensure_partitions
+from ingestor.sink import Sink
+from ingestor.subscription import forget_filters, remember_filter
+from telemetry.errors import LinkRefused
+from telemetry.mqtt import Link, LinkOptions
+from telemetry.topics import subscription_filter
+
+logger = logging.getLogger(__name__)
+
+# Of the 10 s that a stop may take: this much for what is in hand, the rest for goodbyes.
+DRAIN_SECONDS_MAX = 7.0
+DATABASE_RETRY_SECONDS = 1.0
+# A reading is 100 to 200 bytes in memory, and arrays bring 1,000 of them in one message of the window.
+PENDING_ROWS_PER_MESSAGE = 2
+
+
+class Ingestor:
+    """One ingestor. `run` is its whole life."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises SettingsError for what can be known to be wrong before anything starts."""
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._metrics = IngestMetrics()
+        self._starting: str | None = "starting"
+        self._pipeline = Pipeline(
+            decoder=Decoder(
+                max_skew_seconds=settings.max_clock_skew_seconds,
+                max_age_days=settings.reading_age_max_days,
+                keep_limit=KeepLimit(settings.rejected_max_per_second),
+            ),
+            policy=FlushPolicy(
+                interval_seconds=settings.flush_interval_ms / 1000,
+                rows_max=settings.rows_per_flush_max,
+                bytes_max=settings.max_pending_bytes // 2,
+            ),
+            limits=PendingLimits(
+                rows=PENDING_ROWS_PER_MESSAGE * settings.max_inflight, payload_bytes=settings.max_pending_bytes
+            ),
+            sink=(sink := Sink(settings.database_conninfo)),
+            metrics=self._metrics,
+            database_label=settings.database_label,
+        )
+        self._sink = sink
+        self._link_options = LinkOptions.from_settings(
+            settings,
+            client_id=settings.mqtt_client_id,
+            clean_start=False,
+            session_expiry_seconds=settings.mqtt_session_expiry_seconds,
+            receive_maximum=settings.max_inflight,
+        )
+        self._link: Link | None = None
+        self._metrics.watch(
+            pending=self._pipeline.pending, inflight=self._pipeline.inflight, connected=self._is_connected
+        )
+        self._listener = listen(settings.metrics_host, settings.metrics_port)
+
+    async def run(self) -> bool:
+        """Ingest until SIGTERM or SIGINT. False when it had to end by itself; the log says why."""
+        host, port = self._listener.getsockname()[:2]
+        logger.info("metrics and health on http://%s:%d", host, port)
+        app = health_app(self._metrics.registry, self._problems)
+        with self._stopped_by_signals():
+            async with serving(app, self._listener):
+                try:
+                    old_filters = await self._until_stopped(self._prepare_database())
+                    return old_filters is None or await self._ingest(old_filters)
+                except MigrationError as error:
+                    logger.error("PostgreSQL at %s: %s", self._settings.database_label, error)  # noqa: TRY400 - one line
+                    return False
+
+    async def _ingest(self, old_filters: list[str]) -> bool:
+        settings, pipeline = self._settings, self._pipeline
+        self._link = link = Link(
+            self._link_options,
+            subscribe=[subscription_filter(settings.mqtt_share_group)],
+            unsubscribe=old_filters,
+            on_publish=pipeline.receive,
+            on_reconnect=self._metrics.reconnected,
+        )
+        self._starting = None
+        linked = asyncio.create_task(link.run(), name="link")
+        flushing = asyncio.create_task(pipeline.run(), name="flush")
+        tidying = asyncio.create_task(
+            Maintenance(settings, self._metrics, self._is_connected).run(), name="maintenance"
+        )
+        forgetting = asyncio.create_task(self._forget(old_filters), name="forget old filters")
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        tasks = [linked, flushing, tidying, forgetting, stopping]
+        try:
+            running = {linked, flushing, tidying, stopping}
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            pipeline.stop(link.connection)
+            await self._drain(flushing)
+            for task in done - {stopping}:
+                task.result()
+        except LinkRefused as refused:
+            logger.error("%s", refused)  # noqa: TRY400 - a person wants a line, no traceback
+            return False
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await self._sink.close()
+        logger.info("stopped")
+        return True
+
+    async def _drain(self, flushing: asyncio.Task[None]) -> None:
+        """Let the flushes finish; past the deadline leave what is unacknowledged to the broker, and say so."""
+        await asyncio.wait([flushing], timeout=DRAIN_SECONDS_MAX)
+        if flushing.done():
+            return
+        pending, inflight = self._pipeline.pending(), self._pipeline.inflight()
+        at_most_once = sum(batch.messages for batch in self._pipeline.batches) - inflight
+        logger.warning(
+            "stopping without the database (%s): %d readings in %d messages stay unacknowledged, the broker delivers "
+            "them again at the next start; %d messages with QoS 0 are lost",
+            self._pipeline.database_problem or "too slow",
+            pending,
+            inflight,
+            at_most_once,
+        )
+        self._sink.abort()
+        flushing.cancel()
+        await asyncio.wait([flushing])
+
+    async def _prepare_database(self) -> list[str]:
+        """Wait for the database, bring it up to date; the result are the topic filters to unsubscribe."""
+        settings = self._settings
+        said = ""
+        while True:
+            try:
+                connection = await connect(
+                    settings.database_conninfo, autocommit=True, application_name="wattline ingest start"
+                )
+                async with connection:
+                    for name in await migrate(connection):
+                        logger.info("applied migration %s", name)
+                    await ensure_partitions(connection, days_ahead(datetime.now(UTC)))
+                    topic_filter = subscription_filter(settings.mqtt_share_group)
+                    return await remember_filter(connection, settings.mqtt_client_id, topic_filter)
+            except psycopg.Error as error:
+                self._starting = explain(error, settings.database_label)
+                if self._starting != said:
+                    logger.warning("%s; waiting for it", self._starting)
+                    said = self._starting
+            await asyncio.sleep(DATABASE_RETRY_SECONDS)
+
+    async def _forget(self, filters: list[str]) -> None:
+        """Once the broker has confirmed that the old filters are unsubscribed, nobody needs to remember them."""
+        if not filters or self._link is None:
+            return
+        await self._link.wait_connected()
+        logger.info("unsubscribed %s", ", ".join(filters))
+        with suppress(psycopg.Error):  # the next start does it again, which is harmless
+            async with await connect(self._settings.database_conninfo, autocommit=True) as connection:
+                await forget_filters(connection, self._settings.mqtt_client_id, filters)
+
+    async def _until_stopped(self, work: Coroutine[Any, Any, list[str]]) -> list[str] | None:
+        """The result of `work`, or None if the process is told to stop first."""
+        working = asyncio.create_task(work, name="prepare database")
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            for task in (working, stopping):
+                task.cancel()
+            await asyncio.wait([working, stopping])
+
+    def _is_connected(self) -> bool:
+        return self._link is not None and self._link.connection is not None
+
+    def _problems(self) -> list[str]:
+        problems = [self._starting, self._pipeline.database_problem]
+        if self._starting is None and not self._is_connected():
+            problems.append(f"not connected to the broker at {self._settings.broker}")
+        return [problem for problem in problems if problem is not None]
+
+    @contextmanager
+    def _stopped_by_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)

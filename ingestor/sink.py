@@ -1,0 +1,193 @@
+"""A batch into PostgreSQL: one transaction that either holds all of it or nothing.
+
+The fast path is COPY straight into the history inside a savepoint; a reading that is there already, or a broker that
+says it delivers again, sends it the way of the merge. A value that PostgreSQL refuses is found by halving, and goes to
+quarantine; its neighbours are stored. `store` is one attempt: it raises what went wrong and never retries.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from ingestor import statements, wire
+from ingestor.batch import KEPT_PAYLOAD_BYTES_MAX, Batch, Rejection, Row, newest_per_device, sorted_unique
+from ingestor.database import connect
+from ingestor.failures import failure_kind
+from ingestor.schema.partitions import ensure_partitions
+from ingestor.statements import Statements
+from telemetry.topics import Kind, topic_of
+
+logger = logging.getLogger(__name__)
+
+DAY_US = 86_400_000_000
+EPOCH = date(1970, 1, 1)
+
+Write = Callable[[AsyncConnection[TupleRow], Statements, Sequence[Row]], Awaitable[int]]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a batch, in readings; rejected ones are in the batch's own refusals too."""
+
+    committed: dict[Kind, int] = field(default_factory=lambda: {"meter": 0, "vehicle": 0})
+    duplicate: dict[Kind, int] = field(default_factory=lambda: {"meter": 0, "vehicle": 0})
+    refused: list[Rejection] = field(default_factory=list)
+    """Readings that PostgreSQL would not take."""
+
+
+class Sink:
+    """Writes batches, one at a time, over one connection that it opens when needed."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+        self._connection: AsyncConnection[TupleRow] | None = None
+        self._days: set[int] = set()
+
+    async def store(self, batch: Batch) -> Outcome:
+        """Commit the batch. Raises what PostgreSQL or the network said; nothing of the batch is stored then, or,
+        where the answer to COMMIT was lost, all of it: set `batch.may_be_stored` before the next attempt.
+        """
+        connection = await self._connected()
+        meters, vehicles = sorted_unique(batch.meters), sorted_unique(batch.vehicles)
+        outcome = Outcome()
+        try:
+            await self._make_partitions(connection, meters, vehicles)
+            async with connection.transaction():
+                for table, rows, received in (
+                    (statements.METER, meters, len(batch.meters)),
+                    (statements.VEHICLE, vehicles, len(batch.vehicles)),
+                ):
+                    if rows:
+                        write = _merge if batch.may_be_stored else _copy
+                        stored = await self._write(connection, table, rows, write, outcome.refused)
+                        refused = sum(1 for rejection in outcome.refused if rejection.topic.startswith(_home(table)))
+                        outcome.committed[table.kind] = stored
+                        outcome.duplicate[table.kind] = received - stored - refused
+                await _quarantine(connection, [*batch.rejected, *outcome.refused], once=batch.may_be_stored)
+        except BaseException as error:
+            if isinstance(error, Exception) and failure_kind(error) == "partition":
+                self._days.clear()
+            if connection.broken or connection.closed or not isinstance(error, psycopg.Error):
+                await self.close()
+            raise
+        return outcome
+
+    async def close(self) -> None:
+        """Close the connection; the next `store` opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    def abort(self) -> None:
+        """Make a `store` that waits for a silent server fail at once."""
+        if self._connection is not None and not self._connection.closed:
+            # A duplicate, because closing the socket object would close libpq's own.
+            with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as same:
+                same.shutdown(socket.SHUT_RDWR)
+
+    async def _connected(self) -> AsyncConnection[TupleRow]:
+        if self._connection is None:
+            connection = await connect(self._conninfo, autocommit=True, application_name="wattline ingest")
+            wire.register(connection)
+            # An acknowledgement is a promise; a server that answers COMMIT before its disk does would break it.
+            await connection.execute(
+                "SELECT set_config('synchronous_commit', 'on', false)"
+                " WHERE current_setting('synchronous_commit') = 'off'"
+            )
+            self._connection = connection
+        return self._connection
+
+    async def _make_partitions(self, connection: AsyncConnection[TupleRow], *streams: Sequence[Row]) -> None:
+        days = {row[1] // DAY_US for rows in streams for row in rows} - self._days
+        if days:
+            await ensure_partitions(connection, [EPOCH + timedelta(days=day) for day in days])
+            self._days |= days
+
+    async def _write(
+        self,
+        connection: AsyncConnection[TupleRow],
+        table: Statements,
+        rows: Sequence[Row],
+        write: Write,
+        refused: list[Rejection],
+    ) -> int:
+        """History and status of `rows`; the number newly stored. What PostgreSQL refuses is added to `refused`."""
+        try:
+            async with connection.transaction():
+                stored = await write(connection, table, rows)
+                await connection.execute(table.newest, wire.columns(newest_per_device(rows)))
+                return stored
+        except psycopg.errors.UniqueViolation:
+            if write is _copy:
+                return await self._write(connection, table, rows, _merge, refused)
+            raise
+        except psycopg.Error as error:
+            if failure_kind(error) != "data":
+                raise
+            if len(rows) == 1:
+                refused.append(_rejection(table, rows[0], error))
+                return 0
+        half = len(rows) // 2
+        return sum(
+            [
+                await self._write(connection, table, rows[:half], write, refused),
+                await self._write(connection, table, rows[half:], write, refused),
+            ]
+        )
+
+
+async def _copy(connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row]) -> int:
+    async with connection.cursor() as cursor:
+        async with cursor.copy(table.copy) as copy:
+            for chunk in wire.copy_stream(rows):
+                await copy.write(chunk)
+        return cursor.rowcount
+
+
+async def _merge(connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row]) -> int:
+    return (await connection.execute(table.merge, wire.columns(rows))).rowcount
+
+
+async def _quarantine(connection: AsyncConnection[TupleRow], rejections: Sequence[Rejection], *, once: bool) -> None:
+    if not rejections:
+        return
+    await connection.execute(
+        statements.QUARANTINE_ONCE if once else statements.QUARANTINE,
+        (
+            [datetime.fromtimestamp(rejection.received_at, UTC) for rejection in rejections],
+            [rejection.topic.replace("\0", "\N{REPLACEMENT CHARACTER}") for rejection in rejections],
+            [rejection.payload[:KEPT_PAYLOAD_BYTES_MAX] for rejection in rejections],
+            [rejection.code for rejection in rejections],
+            [rejection.reason for rejection in rejections],
+        ),
+    )
+
+
+def _rejection(table: Statements, row: Row, error: psycopg.Error) -> Rejection:
+    """The reading as its device would send it, with what PostgreSQL has against it."""
+    device_id, timestamp_us, *numbers = row
+    timestamp = (datetime.fromtimestamp(0, UTC) + timedelta(microseconds=timestamp_us)).isoformat()
+    payload = dict(zip(table.fields, (device_id, timestamp, *numbers), strict=True))
+    return Rejection(
+        topic=topic_of(table.kind, device_id),
+        payload=json.dumps(payload).encode(),
+        code="database_refused",
+        reason=f"PostgreSQL refused it: {error.diag.message_primary} ({error.sqlstate})",
+        received_at=time.time(),
+    )
+
+
+def _home(table: Statements) -> str:
+    return topic_of(table.kind, "")

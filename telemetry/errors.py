@@ -1,0 +1,131 @@
+"""What can go wrong between us and the broker, in words for the person who runs it.
+
+Three kinds, by what the caller does next: `LinkLost` (wait, the link reconnects), `PublishRefused` (this message will
+not be stored, the next one may), `LinkRefused` (give up: only a person can change it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import mqtt5
+
+_Connack = mqtt5.ConnAckReasonCode
+_Disconnect = mqtt5.DisconnectReasonCode
+_Puback = mqtt5.PubAckReasonCode
+_Suback = mqtt5.SubAckReasonCode
+
+
+class LinkError(Exception):
+    """The message says what happened and what to do; it never holds a password."""
+
+
+class LinkLost(LinkError):  # noqa: N818 - a state, not a mistake
+    """Not connected, or cut off before an answer came: the outcome of what was under way is unknown."""
+
+
+class LinkRefused(LinkError):  # noqa: N818
+    """The broker will not serve us, and trying again does not help."""
+
+
+class PublishRefused(LinkError):  # noqa: N818
+    """The broker answered a PUBLISH with a reason code that means: nobody stores it."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+# Keyed by number: the codec's reason codes have no hash.
+_CONNECT_ADVICE: Mapping[int, str] = {
+    int(
+        _Connack.UNSUPPORTED_PROTOCOL_VERSION
+    ): "it does not speak MQTT 5; use a broker that does (Mosquitto 1.6 or later)",
+    int(_Connack.CLIENT_ID_NOT_VALID): "it does not accept the client id; change MQTT_CLIENT_ID",
+    int(_Connack.BAD_USER_NAME_OR_PASSWORD): "wrong user name or password; check them in MQTT_URL",
+    int(_Connack.NOT_AUTHORIZED): "not authorized; check user and password in MQTT_URL and the broker's access rules",
+    int(_Connack.SERVER_UNAVAILABLE): "it is not available at the moment",
+    int(_Connack.SERVER_BUSY): "it is busy",
+    int(_Connack.BANNED): "this client is banned; ask who runs the broker",
+    int(_Connack.BAD_AUTHENTICATION_METHOD): "it wants an authentication method that wattline does not have",
+    int(_Connack.PACKET_TOO_LARGE): "the CONNECT packet was too large for it; use a shorter MQTT_CLIENT_ID",
+    int(_Connack.QUOTA_EXCEEDED): "a quota of the broker is exceeded (connections, or sessions)",
+    int(_Connack.USE_ANOTHER_SERVER): "it asks to use another server; change MQTT_URL",
+    int(_Connack.SERVER_MOVED): "it has moved for good; change MQTT_URL",
+    int(_Connack.CONNECTION_RATE_EXCEEDED): "too many connections at a time; it asks to slow down",
+}
+
+_DISCONNECT_ADVICE: Mapping[int, str] = {
+    int(_Disconnect.NORMAL_DISCONNECTION): "it closed the connection normally",
+    int(_Disconnect.MALFORMED_PACKET): "it could not read a packet of ours (please report this)",
+    int(_Disconnect.PROTOCOL_ERROR): "it saw a violation of the protocol (please report this)",
+    int(_Disconnect.NOT_AUTHORIZED): "not authorized; check the broker's access rules",
+    int(_Disconnect.SERVER_BUSY): "it is too busy to go on",
+    int(_Disconnect.SERVER_SHUTTING_DOWN): "it is shutting down",
+    int(_Disconnect.KEEP_ALIVE_TIMEOUT): "it heard nothing from us for too long; is the network cut?",
+    int(_Disconnect.SESSION_TAKEN_OVER): "another client connected with the same client id",
+    int(_Disconnect.RECEIVE_MAX_EXCEEDED): "we sent more unacknowledged messages than it allows (please report this)",
+    int(_Disconnect.PACKET_TOO_LARGE): "a packet of ours was too large for it",
+    int(_Disconnect.MESSAGE_RATE_TOO_HIGH): "too many messages a second for it",
+    int(_Disconnect.QUOTA_EXCEEDED): "a quota of the broker is exceeded",
+    int(_Disconnect.ADMINISTRATIVE_ACTION): "it was told to disconnect us; ask who runs the broker",
+    int(_Disconnect.USE_ANOTHER_SERVER): "it asks to use another server; change MQTT_URL",
+    int(_Disconnect.SERVER_MOVED): "it has moved for good; change MQTT_URL",
+    int(_Disconnect.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED): "it has no shared subscriptions; unset MQTT_SHARE_GROUP",
+    int(_Disconnect.CONNECTION_RATE_EXCEEDED): "too many connections at a time; it asks to slow down",
+    int(_Disconnect.MAX_CONNECT_TIME): "the longest time it allows a connection is over",
+    int(_Disconnect.WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED): "it has no wildcard subscriptions, which wattline needs",
+}
+
+_PUBLISH_ADVICE: Mapping[int, str] = {
+    int(
+        _Puback.NO_MATCHING_SUBSCRIBERS
+    ): "nobody is subscribed, so the message was discarded; is the ingestor running?",
+    int(_Puback.NOT_AUTHORIZED): "not authorized to publish there; check the broker's access rules",
+    int(_Puback.TOPIC_NAME_INVALID): "it does not accept the topic",
+    int(_Puback.QUOTA_EXCEEDED): "a quota of the broker is exceeded (its queue is full, perhaps)",
+    int(_Puback.PAYLOAD_FORMAT_INVALID): "it does not accept the payload",
+}
+
+_SUBSCRIBE_ADVICE: Mapping[int, str] = {
+    int(_Suback.NOT_AUTHORIZED): "not authorized; allow this user to read it in the broker's access rules",
+    int(_Suback.TOPIC_FILTER_INVALID): "it does not accept the filter",
+    int(_Suback.QUOTA_EXCEEDED): "a quota of the broker is exceeded",
+    int(_Suback.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED): "it has no shared subscriptions; unset MQTT_SHARE_GROUP",
+    int(_Suback.WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED): "it has no wildcard subscriptions",
+}
+
+# Only a person can change these; everything else may pass, so the link goes on trying.
+_FINAL = (_Connack.UNSUPPORTED_PROTOCOL_VERSION, _Connack.CLIENT_ID_NOT_VALID)
+
+
+def connect_refused(broker: str, code: mqtt5.ConnAckReasonCode, said: str | None) -> LinkError:
+    """The error for a CONNACK other than success; `said` is the broker's own reason string."""
+    text = f"the broker at {broker} refused the connection: {_worded(_CONNECT_ADVICE, code, said)}"
+    return LinkRefused(text) if code in _FINAL else LinkLost(text)
+
+
+def disconnected(broker: str, code: mqtt5.DisconnectReasonCode, said: str | None, client_id: str) -> LinkError:
+    """The error for a DISCONNECT from the broker."""
+    if code == _Disconnect.SESSION_TAKEN_OVER:
+        return LinkRefused(
+            f"another client connected to the broker at {broker} with the client id {client_id!r} "
+            "and took our session; give every ingestor an MQTT_CLIENT_ID of its own"
+        )
+    return LinkLost(f"the broker at {broker} disconnected us: {_worded(_DISCONNECT_ADVICE, code, said)}")
+
+
+def publish_refused(code: mqtt5.PubAckReasonCode, said: str | None) -> PublishRefused:
+    """The error for a PUBACK other than success."""
+    return PublishRefused(int(code), f"the broker did not take the message: {_worded(_PUBLISH_ADVICE, code, said)}")
+
+
+def subscribe_refused(topic_filter: str, code: mqtt5.SubAckReasonCode, said: str | None) -> LinkLost:
+    """The error for a SUBACK other than granted."""
+    return LinkLost(f"the broker refused the subscription to {topic_filter}: {_worded(_SUBSCRIBE_ADVICE, code, said)}")
+
+
+def _worded(advice: Mapping[int, str], code: int, said: str | None) -> str:
+    text = advice.get(int(code)) or str(code).rpartition(".")[2].lower().replace("_", " ")
+    said_too = f"; it says: {said[:200]!r}" if said else ""
+    return f"{text} (reason code 0x{int(code):02X}){said_too}"

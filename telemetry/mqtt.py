@@ -1,0 +1,154 @@
+"""The link to the broker: a `Connection` that comes back.
+
+Connects, subscribes, and after every loss connects and subscribes again, with exponential backoff and jitter. It never
+repeats a publish: only the caller knows whether twice is harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from telemetry.connection import Connection, OnPublish
+from telemetry.errors import LinkError, LinkLost, LinkRefused
+from telemetry.options import LinkOptions
+
+__all__ = ["Connection", "Link", "LinkOptions"]
+
+logger = logging.getLogger(__name__)
+
+# First a quick try (a broker that restarts is back within a second), then ever more patient; the cap bounds how long
+# the fleet waits for us after an outage. Full jitter, so that a hundred ingestors do not come back as one.
+BACKOFF_SECONDS_MIN = 0.2
+BACKOFF_SECONDS_MAX = 10.0
+# A connection that lasted this long was a good one: the next loss starts over with a quick try.
+GOOD_CONNECTION_SECONDS = 5.0
+# A broker that stays away is worth a line a minute, not one every ten seconds.
+REPEAT_LOG_SECONDS = 60.0
+
+
+class Link:
+    """A connection to the broker that is kept up: `async with Link(...) as link`, or `await link.run()`."""
+
+    def __init__(
+        self,
+        options: LinkOptions,
+        *,
+        subscribe: Sequence[str] = (),
+        unsubscribe: Sequence[str] = (),
+        on_publish: OnPublish | None = None,
+        on_reconnect: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`subscribe` and `unsubscribe` are topic filters, repeated on every connect, session present or not: a broker
+        may say that it kept a session and have forgotten its shared subscriptions (Mosquitto 2.0 does).
+        """
+        self._options = options
+        self._subscribe = tuple(subscribe)
+        self._unsubscribe = tuple(unsubscribe)
+        self._on_publish = on_publish
+        self._on_reconnect = on_reconnect
+        self._connection: Connection | None = None
+        self._changed = asyncio.Condition()
+        self._reason: LinkError = LinkLost(f"not connected to the broker at {options.broker} yet")
+        self._task: asyncio.Task[None] | None = None
+        self._logged: tuple[str, float] = ("", 0.0)
+
+    @property
+    def connection(self) -> Connection | None:
+        """The present connection, subscribed and open; None between two."""
+        return self._connection
+
+    async def publish(self, topic: str, payload: bytes, *, qos: int = 1) -> None:
+        """As `Connection.publish`; raises LinkLost at once while not connected, with the reason."""
+        if self._connection is None:
+            raise self._reason
+        await self._connection.publish(topic, payload, qos=qos)
+
+    async def wait_connected(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - reads better at the caller
+        """Raises the latest LinkError when the time (seconds) is over, LinkRefused as soon as it is final."""
+        try:
+            async with asyncio.timeout(timeout), self._changed:
+                await self._changed.wait_for(lambda: self._connection or isinstance(self._reason, LinkRefused))
+        except TimeoutError:
+            raise self._reason from None
+        if self._connection is None:
+            raise self._reason
+
+    async def run(self) -> None:
+        """Keep the link up until cancelled; then disconnect. Raises LinkRefused when only a person can help."""
+        failures = 0
+        connected_before = False
+        while True:
+            started = time.monotonic()
+            try:
+                connection = await self._connect()
+                await self._set(connection, None)
+                if connected_before:
+                    self._on_reconnect()
+                connected_before = True
+                try:
+                    error = await connection.closed()
+                finally:
+                    await connection.disconnect()
+                if time.monotonic() - started > GOOD_CONNECTION_SECONDS:
+                    failures = 0
+            except LinkError as refused:
+                error = refused
+            await self._set(None, error)
+            if isinstance(error, LinkRefused):
+                raise error
+            failures += 1
+            await self._wait_before_retry(failures, error)
+
+    async def _connect(self) -> Connection:
+        connection = await Connection.open(self._options, self._on_publish)
+        try:
+            for topic_filter in self._unsubscribe:
+                await connection.unsubscribe(topic_filter)
+            for topic_filter in self._subscribe:
+                await connection.subscribe(topic_filter)
+        except BaseException as error:
+            connection.abort(error if isinstance(error, LinkError) else LinkLost("gave up connecting"))
+            raise
+        session = "session resumed" if connection.session_present else "new session"
+        logger.info("connected to the broker at %s as %s (%s)", self._options.broker, self._options.client_id, session)
+        self._logged = ("", 0.0)
+        return connection
+
+    async def _wait_before_retry(self, failures: int, error: LinkError) -> None:
+        ceiling = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** min(failures, 10))
+        delay = random.uniform(ceiling / 4, ceiling)  # noqa: S311 - jitter, not a secret
+        text, said_at = self._logged
+        if str(error) != text or time.monotonic() - said_at > REPEAT_LOG_SECONDS:
+            logger.warning("%s; trying again", error)
+            self._logged = (str(error), time.monotonic())
+        await asyncio.sleep(delay)
+
+    async def _set(self, connection: Connection | None, reason: LinkError | None) -> None:
+        async with self._changed:
+            self._connection = connection
+            self._reason = reason or self._reason
+            self._changed.notify_all()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run_quietly(), name=f"mqtt link {self._options.client_id}")
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run_quietly(self) -> None:
+        """A refusal reaches whoever waits for the connection or publishes, not the event loop's error log."""
+        try:
+            await self.run()
+        except LinkRefused as error:
+            logger.debug("the link has ended: %s", error)

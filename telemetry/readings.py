@@ -1,0 +1,133 @@
+"""The payloads of the contract, validated: the same rules for MQTT and HTTP.
+
+Plain TypedDicts, because they are validated at the rate of the fleet: 1.1 µs a payload where a BaseModel costs 4.4.
+Everything that is not exactly as promised is refused, with a reason code and a sentence a person understands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
+
+PAYLOAD_BYTES_MAX = 1_000_000
+READINGS_PER_ARRAY_MAX = 1000
+
+ReasonCode = Literal[
+    "invalid_json",
+    "invalid_shape",
+    "invalid_value",
+    "id_mismatch",
+    "clock_skew",
+    "too_old",
+    "unknown_topic",
+    "too_large",
+    "empty",
+    "database_refused",
+]
+
+# [0-9], not \d: the latter also takes the digits of other scripts.
+DeviceId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]
+Timestamp = Annotated[
+    str,
+    Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})$"),
+]
+Energy = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+Voltage = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+StateOfCharge = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Celsius = Annotated[float, Field(ge=-100, le=200, allow_inf_nan=False)]
+
+_EXACT = ConfigDict(extra="forbid", strict=True)
+
+
+@with_config(_EXACT)
+class MeterPayload(TypedDict):
+    """AC energy (kWh) that a meter measured since its previous reading, and the voltage (V)."""
+
+    meterId: DeviceId
+    kwhConsumedAc: Energy
+    voltage: Voltage
+    timestamp: Timestamp
+
+
+@with_config(_EXACT)
+class VehiclePayload(TypedDict):
+    """DC energy (kWh) that reached the battery since the previous reading, state of charge (%), temperature (°C)."""
+
+    vehicleId: DeviceId
+    soc: StateOfCharge
+    kwhDeliveredDc: Energy
+    batteryTemp: Celsius
+    timestamp: Timestamp
+
+
+METER = TypeAdapter(MeterPayload)
+VEHICLE = TypeAdapter(VehiclePayload)
+
+
+@dataclass(frozen=True)
+class ReadingWindow:
+    """Which timestamps are taken, in microseconds since 1970 (UTC), both ends included."""
+
+    now: float
+    """Seconds since 1970."""
+    earliest_us: int
+    latest_us: int
+
+    @classmethod
+    def around(cls, now: float, *, max_skew_seconds: float, max_age_days: float) -> ReadingWindow:
+        """The window at `now` (seconds since 1970)."""
+        return cls(
+            now=now,
+            earliest_us=int((now - max_age_days * 86400) * 1_000_000),
+            latest_us=int((now + max_skew_seconds) * 1_000_000),
+        )
+
+    def refusal(self, timestamp: str, timestamp_us: int) -> tuple[ReasonCode, str] | None:
+        """Why a timestamp is outside, or None when it is inside."""
+        if timestamp_us > self.latest_us:
+            return "clock_skew", f"timestamp {timestamp} is too far ahead of our clock; check the device's clock"
+        if timestamp_us < self.earliest_us:
+            return "too_old", f"timestamp {timestamp} is older than the oldest reading that is taken"
+        return None
+
+
+def timestamp_us(timestamp: str) -> int:
+    """Microseconds since 1970 of a timestamp that matches `Timestamp`; ValueError: there is no such day or time."""
+    # A float holds a present time to 0.24 µs (2**53 µs is the year 2255), so rounding gives the microsecond back;
+    # datetime arithmetic would say the same for three times the price.
+    return round(datetime.fromisoformat(timestamp).timestamp() * 1_000_000)
+
+
+def refusal_of(error: ValidationError) -> tuple[ReasonCode, str]:
+    """The reason code and one sentence for what is wrong with a single payload, every bad field named."""
+    problems = error.errors(include_url=False, include_context=False)
+    types = {problem["type"] for problem in problems}
+    if "json_invalid" in types:
+        return "invalid_json", problems[0]["msg"]
+    code: ReasonCode = "invalid_shape" if types & _SHAPE_PROBLEMS else "invalid_value"
+    return code, "; ".join(_sentence(problem["type"], problem["loc"], problem["msg"]) for problem in problems[:10])
+
+
+_SHAPE_PROBLEMS = {"missing", "extra_forbidden", "dict_type", "invalid_key"}
+
+
+def _sentence(kind: str, location: tuple[int | str, ...], message: str) -> str:
+    # A field's name may be the sender's invention, so it is cut and shown as plain ASCII.
+    field = ascii(".".join(str(part) for part in location)[:100]).strip("'\"")
+    match kind:
+        case "dict_type":
+            return "a JSON object, or an array of them, is expected"
+        case "missing":
+            return f"{field} is missing"
+        case "extra_forbidden":
+            return f"{field} is not a field of this reading"
+        case "string_pattern_mismatch" if field.endswith("timestamp"):
+            return "timestamp: must be RFC 3339 with an offset, like 2026-01-31T14:00:00Z"
+        case "string_pattern_mismatch":
+            return f"{field}: 1 to 100 characters of A-Z a-z 0-9 . _ : - are allowed"
+        case _:
+            return f"{field}: {message[0].lower()}{message[1:]}"

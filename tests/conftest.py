@@ -1,0 +1,100 @@
+"""A real PostgreSQL and a real broker for every test that asks; each test sees an empty one.
+
+Everything listens on free ports of loopback and ends with the test session, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import psycopg
+import pytest
+
+from tests.backends import Broker, Database, Server, new_broker, new_database
+from tests.processes import WattlineProcess
+from tests.proxy import TcpProxy
+
+S = TypeVar("S", bound=Server)
+
+# libpq and wattline's settings read the environment; the tests' own must be the only ones.
+_NOT_OURS = ("PG", "DATABASE_", "MQTT_", "API_", "METRICS_")
+for _name in [name for name in os.environ if name.startswith(_NOT_OURS)]:
+    del os.environ[_name]
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """The PostgreSQL that all tests share; kill or stop only one of `postgres_factory`."""
+    with _running(new_database(tmp_path_factory.mktemp("postgres"))) as server:
+        yield server
+
+
+@pytest.fixture
+def database_url(postgres_server: Database) -> Iterator[str]:
+    """A fresh, empty database; gone after the test, whoever is still connected."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        try:
+            yield postgres_server.url_of(name)
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def postgres_factory(tmp_path: Path) -> Iterator[Callable[[], Database]]:
+    """Makes started PostgreSQL servers that a test may stop and kill; `url_of("energy_db")` needs no creating."""
+    with ExitStack() as stack:
+        numbers = iter(range(100))
+        yield lambda: stack.enter_context(_running(new_database(tmp_path / f"postgres-{next(numbers)}")))
+
+
+@pytest.fixture
+def broker_factory(tmp_path: Path) -> Iterator[Callable[[], Broker]]:
+    """Makes started brokers with the project's configuration on free ports."""
+    with ExitStack() as stack:
+        numbers = iter(range(100))
+        yield lambda: stack.enter_context(_running(new_broker(tmp_path / f"broker-{next(numbers)}")))
+
+
+@pytest.fixture
+def broker(broker_factory: Callable[[], Broker]) -> Broker:
+    """One started broker."""
+    return broker_factory()
+
+
+@pytest.fixture
+def start_wattline(tmp_path: Path) -> Iterator[Callable[..., WattlineProcess]]:
+    """`start_wattline("ingest", DATABASE_URL=..., MQTT_URL=...)`: a started command; killed after the test."""
+    processes: list[WattlineProcess] = []
+
+    def start(*arguments: str, **environment: str) -> WattlineProcess:
+        process = WattlineProcess(*arguments, folder=tmp_path, **environment)
+        processes.append(process)
+        process.start()
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+
+
+@pytest.fixture
+def proxy_factory() -> Iterator[Callable[[int], TcpProxy]]:
+    """`proxy_factory(port)`: a proxy in front of that port, with which a test can lose the network."""
+    with ExitStack() as stack:
+        yield lambda target_port: stack.enter_context(TcpProxy(target_port))
+
+
+@contextmanager
+def _running(server: S) -> Iterator[S]:
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

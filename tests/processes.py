@@ -1,0 +1,105 @@
+"""wattline's commands as real child processes: started with their own settings, killed at will, never left behind.
+
+ingest = start_wattline("ingest", DATABASE_URL=database_url, MQTT_URL=broker.url)   # the fixture of that name
+ingest.wait_ready()
+ingest.kill()
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from embedded.child import Child, Program, last_lines
+from embedded.ports import LOOPBACK, free_ports
+from tests.waiting import wait_until
+
+STOP_SECONDS = 20.0
+_PASSED_ON = ("PATH", "HOME", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "XDG_CACHE_HOME")
+_numbers = itertools.count(1)
+
+
+class WattlineProcess:
+    """`python -m wattline ...`, run in a folder of its own, so that no `.env` or `.wattline` is picked up."""
+
+    def __init__(self, *arguments: str, folder: Path, **environment: str) -> None:
+        self.http_port, self.metrics_port = free_ports(2)
+        self.log = folder / f"{next(_numbers):03d}-{arguments[0]}.log"
+        ours = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        ports = {"PORT": str(self.http_port), "METRICS_PORT": str(self.metrics_port)}
+        self._child = Child(
+            Program(
+                name=arguments[0],
+                command=(sys.executable, "-m", "wattline", *arguments),
+                log=self.log,
+                environment={**ours, **ports, **environment},
+                directory=folder,
+            )
+        )
+
+    @property
+    def pid(self) -> int:
+        assert self._child.pid is not None
+        return self._child.pid
+
+    @property
+    def running(self) -> bool:
+        return self._child.running
+
+    @property
+    def http_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.http_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.metrics_port}"
+
+    def start(self) -> None:
+        """Start it; after an end also again, with the same settings and ports."""
+        self._child.start()
+
+    def wait_ready(self, timeout: float = 20.0) -> None:
+        """Until /readyz of `api` (on http_url) or of anything else (on metrics_url) answers 200."""
+        base = self.http_url if self._child.program.name == "api" else self.metrics_url
+        wait_until(lambda: not self.running or get_status(f"{base}/readyz") == 200, timeout, f"{base}/readyz")
+        assert self.running, f"it ended:\n{last_lines(self.log, 20)}"
+
+    def signal(self, sign: signal.Signals) -> None:
+        os.kill(self.pid, sign)
+
+    def wait(self, timeout: float = STOP_SECONDS) -> int:
+        """Its exit status, once it has ended."""
+        wait_until(lambda: not self.running, timeout, f"the end of {self._child.program.name}; see {self.log}")
+        status = self._child.exit_status
+        assert status is not None
+        return status
+
+    def stop(self, timeout: float = STOP_SECONDS) -> int:
+        """SIGTERM; its exit status. AssertionError when it does not end in time."""
+        self.signal(signal.SIGTERM)
+        return self.wait(timeout)
+
+    def kill(self) -> None:
+        """`kill -9`, and wait until it is gone."""
+        self._child.kill()
+
+    def output(self) -> str:
+        """All that it has logged and printed."""
+        return self.log.read_text(encoding="utf-8") if self.log.exists() else ""
+
+
+def get_status(url: str) -> int | None:
+    """The status of a GET; None where nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except OSError:
+        return None

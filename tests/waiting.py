@@ -1,0 +1,40 @@
+"""Waiting for a condition under a deadline: the only way in which a test here waits."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+INTERVAL_SECONDS = 0.02
+
+
+def wait_until(condition: Callable[[], T], timeout: float = 10.0, what: str = "the condition") -> T:
+    """The first true value of `condition()`; AssertionError naming `what`, and the last value, past the deadline."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout:g} s for {what}; last value: {value!r}")
+        time.sleep(INTERVAL_SECONDS)
+    return value
+
+
+async def wait_until_async(
+    condition: Callable[[], T | Awaitable[T]],
+    timeout: float = 10.0,  # noqa: ASYNC109 - its error says what was waited for, asyncio.timeout's does not
+    what: str = "the condition",
+) -> T:
+    """The same inside an event loop; `condition` may also be a coroutine function."""
+    deadline = time.monotonic() + timeout
+    while True:
+        result = condition()
+        value = await result if inspect.isawaitable(result) else result
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout:g} s for {what}; last value: {value!r}")
+        await asyncio.sleep(INTERVAL_SECONDS)
