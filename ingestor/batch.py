@@ -7,9 +7,8 @@ connection that they came on. It is either committed as a whole (refused reading
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from operator import itemgetter
 from typing import Literal, TypeVar
 
@@ -64,6 +63,12 @@ class Batch:
     may_be_stored: bool = False
     """The broker or we ourselves may have written some of it already: take the path that expects duplicates."""
 
+    def per_second(self) -> Counter[int]:
+        """Readings by the second (since 1970) of their timestamp."""
+        seconds = [row[1] // 1_000_000 for row in self.meters]
+        seconds += [row[1] // 1_000_000 for row in self.vehicles]
+        return Counter(seconds)
+
     @property
     def readings(self) -> int:
         """Readings in the books as pending while this batch is not committed."""
@@ -107,18 +112,21 @@ class FlushPolicy:
         return batch.arrivals[0][0] + self.interval_seconds - now
 
 
-def sorted_unique(rows: Iterable[R]) -> list[R]:
-    """The rows in the order of (device, time), of the same device and time only the first that was received.
+def in_key_order(rows: Sequence[R]) -> list[R]:
+    """The rows in the order of (device, time), for a batch that repeats no reading.
 
-    Sorted keys keep several ingestors from deadlocking, and give the index its pages in order.
+    Sorted keys keep several ingestors from deadlocking, and give the index its pages in order. Rows compare as they
+    are: a key function would double the cost, and only repeated readings could tell the difference.
     """
+    return sorted(rows)
+
+
+def first_of_each(rows: Sequence[R]) -> list[R]:
+    """The same for a batch that may repeat readings: of each device and time the first that was received."""
     ordered: list[R] = sorted(rows, key=_device_and_time)
-    repeated = [index for index, (before, row) in enumerate(pairwise(ordered), 1) if before[:2] == row[:2]]
-    for index in reversed(repeated):
-        del ordered[index]
-    return ordered
+    return list({row[:2]: row for row in reversed(ordered)}.values())[::-1]
 
 
-def newest_per_device(rows: Iterable[R]) -> list[R]:
+def newest_per_device(rows: Sequence[R]) -> list[R]:
     """Of rows in the order of (device, time), each device's last."""
     return list({row[0]: row for row in rows}.values())

@@ -105,7 +105,8 @@ class Decoder:
         """
         window = ReadingWindow.around(now, max_skew_seconds=self._max_skew_seconds, max_age_days=self._max_age_days)
         earliest, latest = window.earliest_us, window.latest_us
-        validate_meter, validate_vehicle = METER.validate_json, VEHICLE.validate_json
+        # The adapters' own validators: `TypeAdapter.validate_json` only hands its arguments on, for 0.3 µs.
+        validate_meter, validate_vehicle = METER.validator.validate_json, VEHICLE.validator.validate_json
         to_us = timestamp_us
         add_meter, add_vehicle = batch.meters.append, batch.vehicles.append
         meter_start, vehicle_start = len(METER_PREFIX), len(VEHICLE_PREFIX)

@@ -32,6 +32,8 @@ RETRY_SECONDS_MIN = 0.1
 RETRY_SECONDS_MAX = 2.0
 # A bug or a missing permission needs a person: trying is cheap, but not twenty times a minute.
 FAULT_RETRY_SECONDS = 15.0
+# The largest batch takes about a second. A server that hangs, or a proxy before one, may never answer nor fail.
+SILENCE_SECONDS_MAX = 5.0
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,11 @@ class Pipeline:
         self._open = Batch()
         self._closed: deque[tuple[Batch, Trigger]] = deque()
         self._writing: Batch | None = None
+        self._writing_since = 0.0
+        self._problem: str | None = None
         self._wake = asyncio.Event()
         self._stopping = False
         self._paused: Connection | None = None
-        self.database_problem: str | None = None
-        """What keeps the database from taking batches; None while it does."""
 
     @property
     def batches(self) -> list[Batch]:
@@ -83,6 +85,13 @@ class Pipeline:
     def inflight(self) -> int:
         """Messages with QoS 1 received and not acknowledged."""
         return sum(batch.unacknowledged for batch in self.batches)
+
+    def database_problem(self) -> str | None:
+        """What keeps the database from taking batches; None while it does."""
+        silence = 0.0 if self._writing is None else time.monotonic() - self._writing_since
+        if self._problem is None and silence > SILENCE_SECONDS_MAX:
+            return f"PostgreSQL at {self._database_label}: no answer to a batch for {silence:.0f} s"
+        return self._problem
 
     def receive(self, connection: Connection, packets: list[mqtt5.PublishPacket]) -> None:
         """Take a portion of messages; called by the connection as they arrive."""
@@ -107,10 +116,9 @@ class Pipeline:
         """Write batches until `stop` was called and everything is written."""
         while (due := await self._next()) is not None:
             batch, trigger = due
-            self._writing = batch
-            started = time.monotonic()
+            self._writing, self._writing_since = batch, time.monotonic()
             outcome = await self._store(batch)
-            self._settle(batch, outcome, trigger, started)
+            self._settle(batch, outcome, trigger)
 
     def stop(self, connection: Connection | None) -> None:
         """Receive nothing more; `run` ends when what is in hand is written."""
@@ -150,7 +158,6 @@ class Pipeline:
     async def _store(self, batch: Batch) -> Outcome:
         """Try until it is committed."""
         attempts = 0
-        failing_since = time.monotonic()
         while True:
             try:
                 outcome = await self._sink.store(batch)
@@ -162,17 +169,18 @@ class Pipeline:
                 batch.may_be_stored = True
                 await asyncio.sleep(_retry_seconds(kind, attempts))
             else:
-                if self.database_problem is not None:
-                    logger.info("the database takes batches again, after %.1f s", time.monotonic() - failing_since)
-                    self.database_problem = None
+                if self._problem is not None:
+                    away = time.monotonic() - self._writing_since
+                    logger.info("the database takes batches again, after %.1f s", away)
+                    self._problem = None
                 return outcome
 
-    def _settle(self, batch: Batch, outcome: Outcome, trigger: Trigger, started: float) -> None:
+    def _settle(self, batch: Batch, outcome: Outcome, trigger: Trigger) -> None:
         """Make the entries and acknowledge, in one go."""
         monotonic = time.monotonic()
         self._writing = None
         self._metrics.committed(batch, outcome, trigger, now=time.time(), monotonic=monotonic)
-        self._metrics.flushed(monotonic - started)
+        self._metrics.flushed(monotonic - self._writing_since)
         left = batch.acknowledge()
         if left:
             logger.info(
@@ -189,9 +197,9 @@ class Pipeline:
         problem = (
             explain(error, self._database_label) if isinstance(error, psycopg.Error) else str(error) or repr(error)
         )
-        if problem == self.database_problem:
+        if problem == self._problem:
             return
-        self.database_problem = problem
+        self._problem = problem
         if kind == "fault":
             logger.error(
                 "%s; nothing is lost, but a person is needed: trying again every %d s", problem, FAULT_RETRY_SECONDS

@@ -47,8 +47,8 @@ class Ingestor:
     def __init__(self, settings: Settings) -> None:
         """Raises SettingsError for what can be known to be wrong before anything starts."""
         self._settings = settings
-        self._stop = asyncio.Event()
-        self._metrics = IngestMetrics()
+        self._stopped = asyncio.Event()
+        self.metrics = IngestMetrics()
         self._starting: str | None = "starting"
         self._pipeline = Pipeline(
             decoder=Decoder(
@@ -65,7 +65,7 @@ class Ingestor:
                 rows=PENDING_ROWS_PER_MESSAGE * settings.max_inflight, payload_bytes=settings.max_pending_bytes
             ),
             sink=(sink := Sink(settings.database_conninfo)),
-            metrics=self._metrics,
+            metrics=self.metrics,
             database_label=settings.database_label,
         )
         self._sink = sink
@@ -77,7 +77,7 @@ class Ingestor:
             receive_maximum=settings.max_inflight,
         )
         self._link: Link | None = None
-        self._metrics.watch(
+        self.metrics.watch(
             pending=self._pipeline.pending, inflight=self._pipeline.inflight, connected=self._is_connected
         )
         self._listener = listen(settings.metrics_host, settings.metrics_port)
@@ -86,7 +86,7 @@ class Ingestor:
         """Ingest until SIGTERM or SIGINT. False when it had to end by itself; the log says why."""
         host, port = self._listener.getsockname()[:2]
         logger.info("metrics and health on http://%s:%d", host, port)
-        app = health_app(self._metrics.registry, self._problems)
+        app = health_app(self.metrics.registry, self._problems)
         with self._stopped_by_signals():
             async with serving(app, self._listener):
                 try:
@@ -96,6 +96,10 @@ class Ingestor:
                     logger.error("PostgreSQL at %s: %s", self._settings.database_label, error)  # noqa: TRY400 - one line
                     return False
 
+    def stop(self) -> None:
+        """Make `run` end, in order."""
+        self._stopped.set()
+
     async def _ingest(self, old_filters: list[str]) -> bool:
         settings, pipeline = self._settings, self._pipeline
         self._link = link = Link(
@@ -103,16 +107,14 @@ class Ingestor:
             subscribe=[subscription_filter(settings.mqtt_share_group)],
             unsubscribe=old_filters,
             on_publish=pipeline.receive,
-            on_reconnect=self._metrics.reconnected,
+            on_reconnect=self.metrics.reconnected,
         )
         self._starting = None
         linked = asyncio.create_task(link.run(), name="link")
         flushing = asyncio.create_task(pipeline.run(), name="flush")
-        tidying = asyncio.create_task(
-            Maintenance(settings, self._metrics, self._is_connected).run(), name="maintenance"
-        )
+        tidying = asyncio.create_task(Maintenance(settings, self.metrics, self._is_connected).run(), name="maintenance")
         forgetting = asyncio.create_task(self._forget(old_filters), name="forget old filters")
-        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        stopping = asyncio.create_task(self._stopped.wait(), name="stop")
         tasks = [linked, flushing, tidying, forgetting, stopping]
         try:
             running = {linked, flushing, tidying, stopping}
@@ -142,7 +144,7 @@ class Ingestor:
         logger.warning(
             "stopping without the database (%s): %d readings in %d messages stay unacknowledged, the broker delivers "
             "them again at the next start; %d messages with QoS 0 are lost",
-            self._pipeline.database_problem or "too slow",
+            self._pipeline.database_problem() or "too slow",
             pending,
             inflight,
             at_most_once,
@@ -186,7 +188,7 @@ class Ingestor:
     async def _until_stopped(self, work: Coroutine[Any, Any, list[str]]) -> list[str] | None:
         """The result of `work`, or None if the process is told to stop first."""
         working = asyncio.create_task(work, name="prepare database")
-        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        stopping = asyncio.create_task(self._stopped.wait(), name="stop")
         try:
             await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
             return working.result() if working.done() else None
@@ -199,7 +201,7 @@ class Ingestor:
         return self._link is not None and self._link.connection is not None
 
     def _problems(self) -> list[str]:
-        problems = [self._starting, self._pipeline.database_problem]
+        problems = [self._starting, self._pipeline.database_problem()]
         if self._starting is None and not self._is_connected():
             problems.append(f"not connected to the broker at {self._settings.broker}")
         return [problem for problem in problems if problem is not None]
@@ -208,7 +210,7 @@ class Ingestor:
     def _stopped_by_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self.stop)
         try:
             yield
         finally:

@@ -12,7 +12,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -22,7 +23,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from ingestor import statements, wire
-from ingestor.batch import KEPT_PAYLOAD_BYTES_MAX, Batch, Rejection, Row, newest_per_device, sorted_unique
+from ingestor.batch import KEPT_PAYLOAD_BYTES_MAX, Batch, Rejection, Row, first_of_each, in_key_order, newest_per_device
 from ingestor.database import connect
 from ingestor.failures import failure_kind
 from ingestor.schema.partitions import ensure_partitions
@@ -31,10 +32,8 @@ from telemetry.topics import Kind, topic_of
 
 logger = logging.getLogger(__name__)
 
-DAY_US = 86_400_000_000
+DAY_SECONDS = 86_400
 EPOCH = date(1970, 1, 1)
-
-Write = Callable[[AsyncConnection[TupleRow], Statements, Sequence[Row]], Awaitable[int]]
 
 
 @dataclass(slots=True)
@@ -45,6 +44,8 @@ class Outcome:
     duplicate: dict[Kind, int] = field(default_factory=lambda: {"meter": 0, "vehicle": 0})
     refused: list[Rejection] = field(default_factory=list)
     """Readings that PostgreSQL would not take."""
+    seconds: Counter[int] = field(default_factory=Counter)
+    """Readings by the second (since 1970) of their timestamp."""
 
 
 class Sink:
@@ -60,21 +61,17 @@ class Sink:
         where the answer to COMMIT was lost, all of it: set `batch.may_be_stored` before the next attempt.
         """
         connection = await self._connected()
-        meters, vehicles = sorted_unique(batch.meters), sorted_unique(batch.vehicles)
-        outcome = Outcome()
+        outcome = Outcome(seconds=batch.per_second())
         try:
-            await self._make_partitions(connection, meters, vehicles)
+            await self._make_partitions(connection, outcome)
             async with connection.transaction():
-                for table, rows, received in (
-                    (statements.METER, meters, len(batch.meters)),
-                    (statements.VEHICLE, vehicles, len(batch.vehicles)),
-                ):
+                for table, rows in ((statements.METER, batch.meters), (statements.VEHICLE, batch.vehicles)):
                     if rows:
-                        write = _merge if batch.may_be_stored else _copy
-                        stored = await self._write(connection, table, rows, write, outcome.refused)
-                        refused = sum(1 for rejection in outcome.refused if rejection.topic.startswith(_home(table)))
+                        refused: list[Rejection] = []
+                        stored = await _store_rows(connection, table, rows, refused, merge=batch.may_be_stored)
                         outcome.committed[table.kind] = stored
-                        outcome.duplicate[table.kind] = received - stored - refused
+                        outcome.duplicate[table.kind] = len(rows) - stored - len(refused)
+                        outcome.refused += refused
                 await _quarantine(connection, [*batch.rejected, *outcome.refused], once=batch.may_be_stored)
         except BaseException as error:
             if isinstance(error, Exception) and failure_kind(error) == "partition":
@@ -109,43 +106,53 @@ class Sink:
             self._connection = connection
         return self._connection
 
-    async def _make_partitions(self, connection: AsyncConnection[TupleRow], *streams: Sequence[Row]) -> None:
-        days = {row[1] // DAY_US for rows in streams for row in rows} - self._days
+    async def _make_partitions(self, connection: AsyncConnection[TupleRow], outcome: Outcome) -> None:
+        days = {second // DAY_SECONDS for second in outcome.seconds} - self._days
         if days:
             await ensure_partitions(connection, [EPOCH + timedelta(days=day) for day in days])
             self._days |= days
 
-    async def _write(
-        self,
-        connection: AsyncConnection[TupleRow],
-        table: Statements,
-        rows: Sequence[Row],
-        write: Write,
-        refused: list[Rejection],
-    ) -> int:
-        """History and status of `rows`; the number newly stored. What PostgreSQL refuses is added to `refused`."""
+
+async def _store_rows(
+    connection: AsyncConnection[TupleRow],
+    table: Statements,
+    rows: Sequence[Row],
+    refused: list[Rejection],
+    *,
+    merge: bool,
+) -> int:
+    """All readings of one kind, by the fast path if nothing speaks against it; the number newly stored."""
+    if not merge:
+        ordered = in_key_order(rows)
         try:
             async with connection.transaction():
-                stored = await write(connection, table, rows)
-                await connection.execute(table.newest, wire.columns(newest_per_device(rows)))
+                stored = await _copy(connection, table, ordered)
+                await _update_status(connection, table, ordered)
                 return stored
-        except psycopg.errors.UniqueViolation:
-            if write is _copy:
-                return await self._write(connection, table, rows, _merge, refused)
-            raise
         except psycopg.Error as error:
             if failure_kind(error) != "data":
                 raise
-            if len(rows) == 1:
-                refused.append(_rejection(table, rows[0], error))
-                return 0
-        half = len(rows) // 2
-        return sum(
-            [
-                await self._write(connection, table, rows[:half], write, refused),
-                await self._write(connection, table, rows[half:], write, refused),
-            ]
-        )
+    return await _merge(connection, table, first_of_each(rows), refused)
+
+
+async def _merge(
+    connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row], refused: list[Rejection]
+) -> int:
+    """The slow path: leaves out what is there already, and halves until what PostgreSQL refuses is alone."""
+    try:
+        async with connection.transaction():
+            stored = (await connection.execute(table.merge, wire.columns(rows))).rowcount
+            await _update_status(connection, table, rows)
+            return stored
+    except psycopg.Error as error:
+        if failure_kind(error) != "data":
+            raise
+        if len(rows) == 1:
+            refused.append(_rejection(table, rows[0], error))
+            return 0
+    half = len(rows) // 2
+    first = await _merge(connection, table, rows[:half], refused)
+    return first + await _merge(connection, table, rows[half:], refused)
 
 
 async def _copy(connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row]) -> int:
@@ -156,8 +163,8 @@ async def _copy(connection: AsyncConnection[TupleRow], table: Statements, rows: 
         return cursor.rowcount
 
 
-async def _merge(connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row]) -> int:
-    return (await connection.execute(table.merge, wire.columns(rows))).rowcount
+async def _update_status(connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row]) -> None:
+    await connection.execute(table.newest, wire.columns(newest_per_device(rows)))
 
 
 async def _quarantine(connection: AsyncConnection[TupleRow], rejections: Sequence[Rejection], *, once: bool) -> None:
@@ -187,7 +194,3 @@ def _rejection(table: Statements, row: Row, error: psycopg.Error) -> Rejection:
         reason=f"PostgreSQL refused it: {error.diag.message_primary} ({error.sqlstate})",
         received_at=time.time(),
     )
-
-
-def _home(table: Statements) -> str:
-    return topic_of(table.kind, "")

@@ -30,6 +30,9 @@ BACKOFF_SECONDS_MAX = 10.0
 GOOD_CONNECTION_SECONDS = 5.0
 # A broker that stays away is worth a line a minute, not one every ten seconds.
 REPEAT_LOG_SECONDS = 60.0
+# A broker that went away refuses the next connection. One that takes it and cuts it again, over and over, has most
+# likely given our session to somebody else: Mosquitto says so (0x8E) only from 2.0.15 on, and Debian 12 has 2.0.11.
+SUSPICIOUS_CUTS = 3
 
 
 class Link:
@@ -81,7 +84,7 @@ class Link:
 
     async def run(self) -> None:
         """Keep the link up until cancelled; then disconnect. Raises LinkRefused when only a person can help."""
-        failures = 0
+        failures = cuts = 0
         connected_before = False
         while True:
             started = time.monotonic()
@@ -95,15 +98,17 @@ class Link:
                     error = await connection.closed()
                 finally:
                     await connection.disconnect()
+                cuts += 1
                 if time.monotonic() - started > GOOD_CONNECTION_SECONDS:
                     failures = 0
             except LinkError as refused:
                 error = refused
+                cuts = 0
             await self._set(None, error)
             if isinstance(error, LinkRefused):
                 raise error
             failures += 1
-            await self._wait_before_retry(failures, error)
+            await self._wait_before_retry(failures, error, cuts)
 
     async def _connect(self) -> Connection:
         connection = await Connection.open(self._options, self._on_publish)
@@ -120,12 +125,17 @@ class Link:
         self._logged = ("", 0.0)
         return connection
 
-    async def _wait_before_retry(self, failures: int, error: LinkError) -> None:
+    async def _wait_before_retry(self, failures: int, error: LinkError, cuts: int) -> None:
         ceiling = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** min(failures, 10))
         delay = random.uniform(ceiling / 4, ceiling)  # noqa: S311 - jitter, not a secret
         text, said_at = self._logged
         if str(error) != text or time.monotonic() - said_at > REPEAT_LOG_SECONDS:
-            logger.warning("%s; trying again", error)
+            suspicion = (
+                f" (cut {cuts} times in a row: does another client use the client id {self._options.client_id!r}?)"
+                if cuts >= SUSPICIOUS_CUTS
+                else ""
+            )
+            logger.warning("%s; trying again%s", error, suspicion)
             self._logged = (str(error), time.monotonic())
         await asyncio.sleep(delay)
 

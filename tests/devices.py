@@ -10,8 +10,12 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from tests.waiting import wait_until
+
+SUCCESS = 0
 
 
 def iso(moment: datetime) -> str:
@@ -38,16 +42,21 @@ def vehicle_reading(device: str = "VEH-001", at: datetime | None = None, **chang
 
 
 class Device:
-    """A connected paho client with QoS 1 that remembers what the broker acknowledged."""
+    """A connected paho client that remembers what the broker answered; it has message ids for 65,535 messages."""
 
     def __init__(self, client: paho.Client) -> None:
         self._client = client
-        self._sent: list[tuple[Any, paho.MQTTMessageInfo]] = []
+        self._tags: dict[int, Any] = {}
+        self._answers: dict[int, int] = {}
+        client.on_publish = self._on_publish
 
     def publish(self, topic: str, payload: Any, *, qos: int = 1, retain: bool = False, tag: Any = None) -> None:
-        """Publish an object as JSON, or bytes and text as they are."""
+        """Publish an object as JSON, or bytes and text as they are. Without a connection QoS 1 waits, QoS 0 is lost."""
         content = payload if isinstance(payload, bytes | str) else json.dumps(payload)
-        self._sent.append((tag, self._client.publish(topic, content, qos=qos, retain=retain)))
+        info = self._client.publish(topic, content, qos=qos, retain=retain)
+        assert info.mid not in self._tags, "no message id is left"
+        if qos or info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._tags[info.mid] = tag
 
     def meter(self, reading: dict[str, Any], **options: Any) -> None:
         """Publish a reading of a meter on its topic."""
@@ -59,25 +68,39 @@ class Device:
 
     @property
     def acknowledged(self) -> list[Any]:
-        """The tags of the messages that the broker has."""
-        return [tag for tag, info in self._sent if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS and info.is_published()]
+        """The tags of the messages that the broker has taken: answered with success, and not just answered."""
+        return [tag for mid, tag in list(self._tags.items()) if self._answers.get(mid) == SUCCESS]
+
+    @property
+    def refused(self) -> list[Any]:
+        """The tags of the messages that the broker has answered with anything else, such as "nobody is subscribed"."""
+        return [tag for mid, tag in list(self._tags.items()) if self._answers.get(mid, SUCCESS) != SUCCESS]
+
+    @property
+    def unanswered(self) -> int:
+        """How many messages the broker has not answered yet."""
+        return len(self._tags) - len(self._answers)
 
     def wait_acknowledged(self, timeout: float = 30) -> None:
-        """Until the broker has every message."""
-        wait_until(lambda: len(self.acknowledged) == len(self._sent), timeout, "every message is acknowledged")
+        """Until the broker has answered every message."""
+        wait_until(lambda: self.unanswered == 0, timeout, "the broker's answer to every message")
+
+    def _on_publish(self, _client: paho.Client, _data: Any, mid: int, reason: ReasonCode, _: Properties) -> None:
+        self._answers[mid] = reason.value
 
 
 @contextmanager
 def device(port: int, **options: Any) -> Iterator[Device]:
     """A device connected to the broker on a port; it reconnects by itself, as devices do."""
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5, **options)
+    publisher = Device(client)
     client.max_inflight_messages_set(1000)
     client.reconnect_delay_set(1, 1)
     client.connect("127.0.0.1", port)
     client.loop_start()
     try:
         wait_until(client.is_connected, 10, "the device is connected")
-        yield Device(client)
+        yield publisher
     finally:
         client.disconnect()
         client.loop_stop()
@@ -90,6 +113,8 @@ def readings_of_fleet(count: int, *, devices: int = 100, prefix: str = "") -> It
         moment = start + timedelta(milliseconds=index)
         number = index // 2 % devices
         if index % 2:
-            yield "vehicle", vehicle_reading(f"{prefix}VEH-{number:04}", moment, soc=index % 100)
+            changes = {"soc": index % 100, "kwhDeliveredDc": index / 10_000}
+            yield "vehicle", vehicle_reading(f"{prefix}VEH-{number:04}", moment, **changes)
         else:
-            yield "meter", meter_reading(f"{prefix}METER-{number:04}", moment, voltage=index % 400)
+            changes = {"voltage": index % 400, "kwhConsumedAc": index / 10_000}
+            yield "meter", meter_reading(f"{prefix}METER-{number:04}", moment, **changes)

@@ -1,0 +1,203 @@
+"""Reading from PostgreSQL: a pool that outlives every outage, and a deadline that no question outlives.
+
+Every answer, also "the database is away", comes within ANSWER_SECONDS_MAX; connections come back by themselves as soon
+as somebody asks. What PostgreSQL says goes to the log, never to a client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import LiteralString, Self
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+from analytics_api.errors import UnavailableError
+
+# The promise is 3 s; what remains is for the way back.
+ANSWER_SECONDS_MAX = 2.5
+STATEMENT_TIMEOUT_MS = 2000
+# While no connection can be made, waiting longer for one only makes a queue.
+AWAY_WAIT_SECONDS_MAX = 0.5
+CONNECT_TIMEOUT_SECONDS = 2  # libpq's least
+CONNECTIONS_MIN = 1
+CONNECTIONS_MAX = 8
+# Each waits at most ANSWER_SECONDS_MAX; beyond them a quick "not now" serves everybody better.
+WAITING_MAX = 500
+CLOSE_SECONDS_MAX = 3.0
+# psycopg_pool tries again after 1 s, then twice as long each time. It gives up here, and the next request begins anew:
+# so an outage of an hour is over within a second, not within the minutes that its waiting had grown to.
+RECONNECT_SECONDS = 2.0
+
+COMPLAINT_SECONDS = 10.0  # between two log lines about queries that fail
+
+_AWAY = "The database is away."
+_BUSY = "The database is too busy to answer in time."
+_CONNECTION_ENDED = ("08", "57P")  # SQLSTATE: connection exceptions; shutdown, crash, start-up of the server
+_SCHEMA_MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName)
+
+log = logging.getLogger(__name__)
+
+
+class Outage:
+    """Says once in the log that the database is away, and once that it is back; `reason` is None while it is there."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self.reason: str | None = None
+
+    def begun(self, reason: str) -> None:
+        """A connection could not be made, or gave no answer."""
+        if self.reason is None:
+            log.warning("PostgreSQL at %s does not serve us: %s; trying again", self._label, reason)
+        self.reason = reason
+
+    def ended(self) -> None:
+        """A connection was made."""
+        if self.reason is not None:
+            log.info("PostgreSQL at %s serves us again", self._label)
+        self.reason = None
+
+
+class _Connection(AsyncConnection[TupleRow]):
+    """Reports how connecting went: the pool keeps the reason to itself."""
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", *, outage: Outage, **settings: object) -> Self:  # type: ignore[override]
+        try:
+            connection = await super().connect(conninfo, autocommit=True, **settings)  # type: ignore[arg-type]
+        except psycopg.Error as error:
+            outage.begun(_line(error))
+            raise
+        outage.ended()
+        return connection
+
+
+class Database:
+    """Answers one question at a time to any number of tasks; open it with `async with`."""
+
+    def __init__(self, conninfo: str, label: str) -> None:
+        """`conninfo` may hold a password and is never shown; `label` is its name in the log."""
+        self._outage = Outage(label)
+        self._quiet_until = 0.0
+        self._pool = AsyncConnectionPool(
+            _with_timeouts(conninfo),
+            connection_class=_Connection,
+            kwargs={"outage": self._outage},
+            min_size=CONNECTIONS_MIN,
+            max_size=CONNECTIONS_MAX,
+            max_waiting=WAITING_MAX,
+            reconnect_timeout=RECONNECT_SECONDS,
+            open=False,
+            name="api",
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._pool.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pool.close(CLOSE_SECONDS_MAX)
+
+    async def row(self, query: LiteralString, parameters: Mapping[str, object]) -> TupleRow | None:
+        """The only row that a reading query answers, or None. Raises UnavailableError, within ANSWER_SECONDS_MAX.
+
+        A connection that turns out to be dead (the server was restarted) is replaced and the query asked again.
+        """
+        deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS_MAX
+        for _ in range(CONNECTIONS_MAX + 1):  # each may be dead once
+            try:
+                return await self._row(query, parameters, deadline)
+            except TooManyRequests as error:
+                raise UnavailableError(_BUSY) from error
+            except (PoolTimeout, PoolClosed) as error:
+                raise UnavailableError(_AWAY if self.away_because else _BUSY) from error
+            except psycopg.Error as error:
+                if not _has_ended(error):
+                    raise self._refused(error) from error
+        raise UnavailableError(_AWAY)
+
+    @property
+    def away_because(self) -> str | None:
+        """Why the latest connection failed, for an operator; None while connections succeed."""
+        return self._outage.reason
+
+    def pool_stats(self) -> Mapping[str, int]:
+        """psycopg_pool's figures: `pool_size`, `pool_available`, `requests_waiting` and more."""
+        return self._pool.get_stats()
+
+    async def _row(self, query: LiteralString, parameters: Mapping[str, object], deadline: float) -> TupleRow | None:
+        loop = asyncio.get_running_loop()
+        patience = deadline - loop.time()
+        if self.away_because:
+            patience = min(patience, AWAY_WAIT_SECONDS_MAX)
+        connection = await self._pool.getconn(timeout=patience)
+        alarm = loop.call_at(deadline, self._cut, connection)
+        try:
+            # Binary is quicker to read, and doubles come exactly as they are.
+            cursor = await connection.cursor(binary=True).execute(query, parameters)
+            return await cursor.fetchone()
+        except psycopg.Error as error:
+            if _has_ended(error):
+                await connection.close()  # or the pool would hand it out again
+            raise
+        finally:
+            alarm.cancel()
+            await self._pool.putconn(connection)
+
+    def _cut(self, connection: AsyncConnection[TupleRow]) -> None:
+        """End the wait for a server that says nothing at all.
+
+        Cancelling the task would not: psycopg then asks the server to cancel, and waits for it, up to 10 s.
+        """
+        self._outage.begun(f"no answer within {ANSWER_SECONDS_MAX:g} s")
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as twin:
+            twin.shutdown(socket.SHUT_RDWR)
+
+    def _refused(self, error: psycopg.Error) -> UnavailableError:
+        """PostgreSQL is there and says no: for the log what it says, for the client what it means."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._quiet_until:
+            self._quiet_until = now + COMPLAINT_SECONDS
+            log.error("a query failed with %s: %s", error.sqlstate, _line(error))
+        if isinstance(error, psycopg.errors.QueryCanceled):
+            return UnavailableError(_BUSY)
+        if isinstance(error, _SCHEMA_MISSING):
+            return UnavailableError("The database schema is not ready; `wattline migrate` makes it so.")
+        return UnavailableError("The database could not answer; it has been logged.")
+
+
+def _has_ended(error: psycopg.Error) -> bool:
+    """True if the connection is lost, not only the query."""
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError)
+    return error.sqlstate.startswith(_CONNECTION_ENDED)
+
+
+def _line(error: psycopg.Error) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _with_timeouts(conninfo: str) -> str:
+    """What the connection string says about timeouts wins over our defaults."""
+    given = conninfo_to_dict(conninfo)
+    settings: dict[str, str | int | None] = {
+        "application_name": "wattline api",
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        # An idle connection whose server vanished without a word is noticed after 5 + 2 * 2 s.
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 2,
+        **given,
+    }
+    ours = f"-c TimeZone=UTC -c statement_timeout={STATEMENT_TIMEOUT_MS}"
+    settings["options"] = f"{given.get('options') or ''} {ours}".strip()
+    return make_conninfo("", **settings)

@@ -1,0 +1,95 @@
+"""What can go wrong with a request, and the one place where it becomes a response.
+
+Whoever knows what is wrong raises one of these; nothing else builds an error response. No message repeats what a
+client sent unless it was validated, and none holds a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from analytics_api.answers import json_response
+
+RETRY_AFTER_SECONDS = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One wrong field or parameter: an entry of `errors`."""
+
+    field: str
+    message: str
+
+
+class ApiError(Exception):
+    """A request that gets an error answer: one line for a person, and the fields that are wrong."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    headers: Mapping[str, str] = {}
+
+    def __init__(self, message: str, *problems: Problem) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
+class InvalidParameterError(ApiError):
+    """A malformed path or query parameter; the client must change it."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field} {message}", Problem(field, message))
+
+
+class UnknownDeviceError(ApiError):
+    """A well-formed id of which no reading was ever stored."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class UnavailableError(ApiError):
+    """What the answer needs is away for the moment; the same request is worth repeating."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}  # noqa: RUF012 - a Mapping, declared so above
+
+
+def failure_body(message: str, problems: Sequence[Problem] = ()) -> dict[str, object]:
+    """The contract's form of an error."""
+    return {"success": False, "message": message, "errors": [asdict(problem) for problem in problems]}
+
+
+async def _on_api_error(_: Request, error: ApiError) -> Response:
+    return json_response(error.status, failure_body(str(error), error.problems), error.headers)
+
+
+async def _on_http_exception(request: Request, error: HTTPException) -> Response:
+    """Starlette's own: no such route, a method that the route does not have."""
+    headers = dict(error.headers or {})
+    message = error.detail
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        message = "There is nothing at this address."
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
+        message = f"{request.method} does not work here; use {headers['Allow']}."
+    return json_response(error.status_code, failure_body(message), headers)
+
+
+async def _on_bug(_: Request, __: Exception) -> Response:
+    """Ours. The server logs the traceback; the client learns that it was not the client's doing."""
+    body = failure_body("Something went wrong on our side; it has been logged.")
+    return json_response(HTTPStatus.INTERNAL_SERVER_ERROR, body)
+
+
+EXCEPTION_HANDLERS: Mapping[Any, Any] = {
+    ApiError: _on_api_error,
+    HTTPException: _on_http_exception,
+    Exception: _on_bug,
+}

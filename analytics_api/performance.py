@@ -1,0 +1,76 @@
+"""`GET /v1/analytics/performance/{vehicleId}`: energy in, energy out, and health of one vehicle over a window.
+
+One statement, so the numbers of an answer belong to one moment. It reads both histories from their covering indexes.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+
+from psycopg.rows import TupleRow
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from analytics_api.answers import answer, number, timestamp
+from analytics_api.database import Database
+from analytics_api.efficiency import Efficiency
+from analytics_api.errors import UnknownDeviceError
+from analytics_api.meters import MeterConvention
+from analytics_api.parameters import Window, device_id, window
+
+# No row for an unknown vehicle: one that has a status is known, whatever it did in the window.
+PERFORMANCE = """
+    SELECT dc.kwh, dc.temperature, dc.readings, ac.kwh, ac.readings
+    FROM vehicle_status
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(kwh_delivered_dc), 0) AS kwh, avg(battery_temp) AS temperature, count(*) AS readings
+        FROM vehicle_readings_history
+        WHERE vehicle_id = %(vehicle_id)s AND ts >= %(start)s AND ts < %(end)s
+    ) AS dc
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(kwh_consumed_ac), 0) AS kwh, count(*) AS readings
+        FROM meter_readings_history
+        WHERE meter_id = %(meter_id)s AND ts >= %(start)s AND ts < %(end)s
+    ) AS ac
+    WHERE vehicle_status.vehicle_id = %(vehicle_id)s"""
+
+
+def routes(database: Database, convention: MeterConvention | None) -> list[BaseRoute]:
+    """The routes of this module."""
+    return [Route("/v1/analytics/performance/{vehicleId}", partial(performance, database, convention))]
+
+
+async def performance(database: Database, convention: MeterConvention | None, request: Request) -> Response:
+    """Totals in kWh, their ratio and what it says, the mean battery temperature (°C), the readings counted."""
+    vehicle_id = device_id(request, "vehicleId")
+    period = window(request, datetime.now(UTC))
+    row = await database.row(
+        PERFORMANCE,
+        {
+            "vehicle_id": vehicle_id,
+            "meter_id": convention.meter_of(vehicle_id) if convention else None,
+            "start": period.start,
+            "end": period.end,
+        },
+    )
+    if row is None:
+        raise UnknownDeviceError(f"No reading of vehicle {vehicle_id} was ever stored; check the id.")
+    return answer(_performance(vehicle_id, period, row))
+
+
+def _performance(vehicle_id: str, period: Window, row: TupleRow) -> dict[str, object]:
+    dc_kwh, temperature, vehicle_readings, ac_kwh, meter_readings = row
+    efficiency = Efficiency.of(ac_kwh, dc_kwh)
+    return {
+        "vehicleId": vehicle_id,
+        "period": {"start": timestamp(period.start), "end": timestamp(period.end)},
+        "totalAcConsumed": number(round(ac_kwh, 4)),
+        "totalDcDelivered": number(round(dc_kwh, 4)),
+        "efficiencyRatio": efficiency.rounded,
+        "efficiencyPercent": efficiency.percent,
+        "avgBatteryTemp": None if temperature is None else number(round(temperature, 2)),
+        "readingsCount": {"vehicle": vehicle_readings, "meter": meter_readings},
+        "healthStatus": efficiency.health,
+    }

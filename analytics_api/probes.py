@@ -1,0 +1,52 @@
+"""`/healthz`: the process lives. `/readyz`: it can serve, or why it cannot. `/metrics`: what it has done so far."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from analytics_api.answers import answer
+from analytics_api.database import Database
+from analytics_api.errors import Problem, UnavailableError
+
+REQUIRED_SCHEMA_VERSION = 1  # the migration that made the last table or column that our queries name
+
+SCHEMA_VERSION = "SELECT max(version) FROM schema_migrations"
+
+
+def routes(database: Database, registry: CollectorRegistry) -> list[BaseRoute]:
+    """The routes of this module."""
+    return [
+        Route("/healthz", healthz),
+        Route("/readyz", partial(readyz, database)),
+        Route("/metrics", partial(metrics, registry)),
+    ]
+
+
+async def healthz(_: Request) -> Response:
+    """Asks nobody: a database that is away is no reason to be restarted."""
+    return answer({"status": "alive"})
+
+
+async def readyz(database: Database, _: Request) -> Response:
+    """200 where the database answers and its schema is current, else 503 with the reason."""
+    try:
+        row = await database.row(SCHEMA_VERSION, {})
+    except UnavailableError as error:
+        reason = database.away_because or str(error)
+        raise UnavailableError("Not ready: the database does not serve us.", Problem("database", reason)) from error
+    version = (row and row[0]) or 0
+    if version < REQUIRED_SCHEMA_VERSION:
+        reason = f"is at version {version}, {REQUIRED_SCHEMA_VERSION} is needed; run `wattline migrate`"
+        raise UnavailableError("Not ready: the database schema is too old.", Problem("schema", reason))
+    return answer({"status": "ready", "schemaVersion": version})
+
+
+async def metrics(registry: CollectorRegistry, _: Request) -> Response:
+    """Prometheus's text format."""
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

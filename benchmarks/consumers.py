@@ -1,0 +1,125 @@
+"""The two consumers that `drain` compares, each a process of its own that measures itself: `python -m
+benchmarks.consumers ingest|ack|ack-uvloop COUNT`.
+
+`ack` is the broker's own limit: the plain codec loop of the design, MQTT 5 on an asyncio Protocol, which reads each
+PUBLISH and acknowledges it, and does nothing else. It stays as it is when wattline's link gets faster; `ack-uvloop` is
+the same on the faster event loop, for what that alone is worth. All start to count after their imports, right before
+they connect, and stop with the last message; the result is a line of JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import cast
+
+import mqtt5
+
+from config.event_loop import loop_factory
+from config.settings import Settings, load_settings
+from ingestor.service import Ingestor
+
+ACKNOWLEDGE_EVERY = 1000
+LOOK_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a consumer needed for all messages."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+
+
+class AckOnly(asyncio.Protocol):
+    """Acknowledges and forgets."""
+
+    def __init__(self, client_id: str, window: int, count: int) -> None:
+        self._client_id = client_id
+        self._window = window
+        self._left = count
+        self._rest = b""
+        self._to_acknowledge: list[bytes] = []
+        self.finished = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(
+            mqtt5.ConnectPacket(
+                self._client_id, clean_start=False, session_expiry_interval=3600, receive_max=self._window
+            ).write()
+        )
+
+    def data_received(self, data: bytes) -> None:
+        view = memoryview(self._rest + data if self._rest else data)
+        at = 0
+        while at < len(view):
+            try:
+                packet, size = mqtt5.read(view[at:])
+            except IndexError:
+                break
+            at += size
+            if isinstance(packet, mqtt5.PublishPacket) and packet.packet_id is not None:
+                self._to_acknowledge.append(mqtt5.PubAckPacket(packet.packet_id).write())
+                self._left -= 1
+                if len(self._to_acknowledge) >= ACKNOWLEDGE_EVERY or self._left == 0:
+                    self._transport.write(b"".join(self._to_acknowledge))
+                    self._to_acknowledge.clear()
+        self._rest = bytes(view[at:])
+        if self._left == 0 and not self.finished.done():
+            self.finished.set_result(None)
+
+
+async def acknowledge(settings: Settings, count: int) -> Measured:
+    """Drain with the plain loop."""
+    loop = asyncio.get_running_loop()
+    before, started = time.process_time(), time.monotonic()
+    transport, protocol = await loop.create_connection(
+        lambda: AckOnly(settings.mqtt_client_id, settings.max_inflight, count),
+        settings.broker.host,
+        settings.broker.port,
+    )
+    await protocol.finished
+    measured = _measured(before, started)
+    transport.close()
+    return measured
+
+
+async def ingest(settings: Settings, count: int) -> Measured:
+    """Drain with wattline's ingestor, all of it."""
+    ingestor = Ingestor(settings)
+    before, started = time.process_time(), time.monotonic()
+    running = asyncio.create_task(ingestor.run())
+    while ingestor.metrics.readings_committed() < count:
+        if running.done():
+            raise SystemExit("the ingestor ended before it was finished; its log says why")
+        await asyncio.sleep(LOOK_SECONDS)
+    measured = _measured(before, started)
+    ingestor.stop()
+    await running
+    return measured
+
+
+def _measured(cpu_before: float, started: float) -> Measured:
+    return Measured(
+        seconds=time.monotonic() - started,
+        cpu_seconds=time.process_time() - cpu_before,
+        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )
+
+
+def main() -> None:
+    """Measure one, and print the result."""
+    settings = load_settings()
+    consumer = ingest if sys.argv[1] == "ingest" else acknowledge
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop if sys.argv[1] == "ack" else loop_factory) as runner:
+        print(json.dumps(asdict(runner.run(consumer(settings, int(sys.argv[2]))))))
+
+
+if __name__ == "__main__":
+    main()

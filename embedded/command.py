@@ -1,0 +1,91 @@
+"""`wattline up`: its options, and its errors as one line."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from config.running import DATA_DIR
+
+FAILED = 1
+DEVICES_MAX = 1_000_000
+INTERVAL_SECONDS_MIN = 0.1
+INTERVAL_SECONDS_MAX = 86_400.0
+PORT_MAX = 65_535
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = (
+        "Everything listens on this machine only. Data survives in the data directory, and so do the logs. "
+        "Settings (environment, .env) other than addresses and ports are passed on. "
+        "Exit status: 0 stopped by Ctrl-C or SIGTERM, 1 something could not start, 2 bad usage."
+    )
+    add = parser.add_argument
+    count = _number(int, 0, DEVICES_MAX)
+    add("--meters", type=count, default=100, metavar="N", help="simulated meters; 0 = none (default %(default)s)")
+    add("--vehicles", type=count, default=100, metavar="N", help="simulated vehicles; 0 = none (default %(default)s)")
+    add(
+        "--interval",
+        type=_number(float, INTERVAL_SECONDS_MIN, INTERVAL_SECONDS_MAX, zero=True),
+        default=5.0,
+        metavar="SECONDS",
+        help="time between two readings of a simulated device; 0 = no simulated fleet (default %(default)g)",
+    )
+    port = _number(int, 0, PORT_MAX)
+    free = "0 = any free port"
+    add("--http-port", type=port, default=3000, metavar="PORT", help=f"the API's; {free} (default %(default)s)")
+    add("--mqtt-port", type=port, default=1883, metavar="PORT", help=f"the broker's; {free} (default %(default)s)")
+    add(
+        "--pg-port",
+        type=port,
+        default=0,
+        metavar="PORT",
+        help="PostgreSQL's; 0 = the last one, else any free (default)",
+    )
+    add("--metrics-port", type=port, default=9464, metavar="PORT", help=f"the ingestor's; {free} (default %(default)s)")
+    add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="where data and logs live (default %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until asked to stop."""
+    from embedded.errors import EmbeddedError  # noqa: PLC0415 - `--help` needs none of this
+    from embedded.up import Options, up  # noqa: PLC0415 - same
+
+    options = Options(
+        meters=args.meters,
+        vehicles=args.vehicles,
+        interval_seconds=args.interval,
+        http_port=args.http_port,
+        mqtt_port=args.mqtt_port,
+        pg_port=args.pg_port,
+        metrics_port=args.metrics_port,
+        data_dir=args.data_dir,
+    )
+    try:
+        return up(options)
+    except EmbeddedError as error:
+        print(f"wattline up: {error}", file=sys.stderr)
+    except OSError as error:  # a folder that cannot be written, a full disk
+        what = f"{error.filename}: " if error.filename else ""
+        print(f"wattline up: {what}{error.strerror}", file=sys.stderr)
+    return FAILED
+
+
+def _number(kind: Callable[[str], float], least: float, most: float, *, zero: bool = False) -> Callable[[str], float]:
+    """A type for argparse: a number within limits, or also 0."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most and not (zero and value == 0):
+            whole = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {whole} from {least:g} to {most:,.0f}")
+        return value
+
+    return parse

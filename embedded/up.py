@@ -1,0 +1,237 @@
+"""`wattline up`: everything on one machine, started in order, kept running, stopped in the reverse order.
+
+The only wiring of the servers, wattline's commands, their supervisor and the screen. Whatever happens here, nothing it
+started is left running.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedded.account import account_for
+from embedded.books import Books, read_sample
+from embedded.commands import WattlineCommand, fetch
+from embedded.errors import EmbeddedError
+from embedded.mosquitto import MosquittoServer
+from embedded.ports import LOOPBACK, free_ports, trouble_with
+from embedded.postgres import PostgresServer
+from embedded.postgres_programs import postgres_programs
+from embedded.run_file import end_left_running, sole_run, write_run
+from embedded.screen import Screen
+from embedded.service import Service
+from embedded.stopping import Stopping, StopRequested
+from embedded.supervisor import Supervisor
+
+TICK_SECONDS = 0.2
+BOOKS_SECONDS = 1.0
+STOP_SECONDS = 30.0  # for all of them together; the ingestor's last flush is what may take a while
+LEAST_STOP_SECONDS = 1.0  # for each, also when somebody else has used the deadline up
+MIGRATE_SECONDS = 120.0
+OK = 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person chose. Ports: 0 = any free one. No devices or no interval: no simulated fleet."""
+
+    meters: int
+    vehicles: int
+    interval_seconds: float
+    http_port: int
+    mqtt_port: int
+    pg_port: int
+    metrics_port: int
+    data_dir: Path
+
+
+def up(options: Options) -> int:
+    """Run until asked to stop. Raises EmbeddedError, one line, when something cannot be had or does not start."""
+    options.data_dir.mkdir(parents=True, exist_ok=True)
+    with sole_run(options.data_dir):
+        end_left_running(options.data_dir)
+        run = _Run(options)
+        run.stopping.listen()
+        try:
+            run.start()
+            run.watch()
+        except StopRequested:
+            pass
+        except EmbeddedError:
+            if not run.stopping.requested:  # else it failed because we are being stopped
+                raise
+        finally:
+            run.stop()
+    return OK
+
+
+class _Run:
+    """One run, from the first server to the last."""
+
+    def __init__(self, options: Options) -> None:
+        self._began = time.monotonic()
+        self._options = options
+        self._logs = options.data_dir / "logs"
+        self._screen = Screen()
+        self._books = Books()
+        self._started: list[Service] = []
+        self.stopping = Stopping(self._kill_all)
+        self._http_port, self._mqtt_port, self._metrics_port = _chosen_ports(options)
+        self._postgres = PostgresServer(
+            options.data_dir / "postgres", port=options.pg_port, log=self._logs / "postgres.log"
+        )
+        self._mosquitto = MosquittoServer(
+            options.data_dir / "mosquitto", port=self._mqtt_port, log=self._logs / "mosquitto.log"
+        )
+
+    def start(self) -> None:
+        """Servers, schema, commands; each only when what it needs is ready."""
+        self._screen.say("starting PostgreSQL and Mosquitto ...")
+        self._bring_up(self._postgres, self._mosquitto)
+        self._screen.say("starting wattline ...")
+        self._migrate()
+        self._bring_up(
+            self._command("ingestor", "ingest", ready_port=self._metrics_port),
+            self._command("api", "api", ready_port=self._http_port),
+        )
+        self._introduce()
+        fleet = self._options
+        if (fleet.meters or fleet.vehicles) and fleet.interval_seconds:
+            sizes = ("--meters", str(fleet.meters), "--vehicles", str(fleet.vehicles))
+            pace = ("--interval", f"{fleet.interval_seconds:g}", "--prefix", "")
+            self._bring_up(self._command("loadgen", "loadgen", *sizes, *pace))
+
+    def watch(self) -> None:
+        """Keep everything running and show the books, until StopRequested."""
+        supervisor = Supervisor(self._started, time.monotonic())
+        books_due = 0.0
+        while True:
+            self.stopping.pause(TICK_SECONDS)
+            now = time.monotonic()
+            pids = self._pids()
+            for news in supervisor.look(now):
+                self._screen.say(news)
+            if self._pids() != pids:
+                self._write_run()
+            if now >= books_due:
+                books_due = now + (BOOKS_SECONDS if self._books.committed else 0)
+                self._show_books(now)
+
+    def stop(self) -> None:
+        """In the reverse order of the start, under one deadline."""
+        self._screen.end()
+        if any(service.running for service in self._started):
+            self._screen.say("stopping ...")
+        deadline = time.monotonic() + STOP_SECONDS
+        for service in reversed(self._started):
+            service.stop(max(LEAST_STOP_SECONDS, deadline - time.monotonic()))
+
+    def _bring_up(self, *services: Service) -> None:
+        for service in services:
+            self.stopping.pause(0)
+            self._started.append(service)
+            service.launch()
+            self._write_run()
+        for service in services:
+            service.wait_ready(pause=self.stopping.pause)
+
+    def _migrate(self) -> None:
+        migrate = self._command("migrate", "migrate")
+        self._started.append(migrate)
+        migrate.launch()
+        deadline = time.monotonic() + MIGRATE_SECONDS
+        while migrate.running:
+            if time.monotonic() > deadline:
+                raise EmbeddedError(f"wattline migrate took longer than {MIGRATE_SECONDS:.0f} s; see {migrate.log}")
+            self.stopping.pause(TICK_SECONDS / 4)
+        if migrate.exit_status != OK:
+            raise EmbeddedError(migrate.why_it_ended())
+        self._started.remove(migrate)
+
+    def _command(self, name: str, *arguments: str, ready_port: int | None = None) -> WattlineCommand:
+        environment = {
+            "DATABASE_URL": self._postgres.url,
+            "MQTT_URL": self._mosquitto.url,
+            "HOST": LOOPBACK,
+            "PORT": str(self._http_port),
+            "METRICS_HOST": LOOPBACK,
+            "METRICS_PORT": str(self._metrics_port),
+        }
+        return WattlineCommand(name, arguments, self._logs / f"{name}.log", environment, ready_port)
+
+    def _show_books(self, now: float) -> None:
+        metrics = fetch(self._metrics_port, "/metrics")
+        if metrics is None:
+            self._screen.show("the ingestor does not answer", now)
+            return
+        first = not self._books.committed
+        self._books.enter(read_sample(metrics), now)
+        if first and self._books.committed:
+            self._screen.say(f"first reading committed after {now - self._began:.1f} s")
+        self._screen.show(self._books.line(), now)
+
+    def _introduce(self) -> None:
+        web = f"http://{LOOPBACK}:{self._http_port}"
+        psql = shutil.which("psql") or postgres_programs(account_for(self._postgres.data)).psql
+        lines = (
+            ("web page", f"{web}/"),
+            ("API", f"{web}/api"),
+            ("a vehicle", f"curl {web}/v1/analytics/performance/VEH-001"),
+            ("a meter", f"curl {web}/v1/telemetry/meter/METER-001/status"),
+            ("metrics", f"http://{LOOPBACK}:{self._metrics_port}/metrics"),
+            ("MQTT", self._mosquitto.url),
+            ("database", shlex.join((psql, self._postgres.url))),
+            ("logs", f"{self._logs}/"),
+        )
+        text = "".join(f"\n  {name:<10} {value}" for name, value in lines)
+        self._screen.say(f"wattline is ready; Ctrl-C stops it, {self._options.data_dir}/ keeps its data{text}")
+
+    def _pids(self) -> Sequence[int | None]:
+        return [service.pid for service in self._started]
+
+    def _write_run(self) -> None:
+        web, metrics = (f"http://{LOOPBACK}:{port}" for port in (self._http_port, self._metrics_port))
+        ports = {
+            "http": self._http_port,
+            "mqtt": self._mqtt_port,
+            "metrics": self._metrics_port,
+            "pg": self._postgres.port,
+        }
+        facts = {
+            "httpUrl": web,
+            "mqttUrl": self._mosquitto.url,
+            "metricsUrl": f"{metrics}/metrics",
+            "databaseUrl": self._postgres.url,
+            "ports": ports,
+        }
+        write_run(self._options.data_dir, facts, self._started)
+
+    def _kill_all(self) -> None:
+        for service in self._started:
+            service.send(signal.SIGKILL)
+
+
+def _chosen_ports(options: Options) -> tuple[int, int, int]:
+    """HTTP, MQTT, metrics: as asked for, or free ones. Raises EmbeddedError when one, or PostgreSQL's, is taken."""
+    asked = {
+        "--http-port": options.http_port,
+        "--mqtt-port": options.mqtt_port,
+        "--metrics-port": options.metrics_port,
+        "--pg-port": options.pg_port,
+    }
+    given = {flag: port for flag, port in asked.items() if port}
+    for flag, port in given.items():
+        twin = next((other for other in given if given[other] == port and other != flag), None)
+        if twin:
+            raise EmbeddedError(f"{flag} and {twin} are both {port}: choose two ports")
+        trouble = trouble_with(port)
+        if trouble:
+            raise EmbeddedError(f"port {port} {trouble}: choose another with {flag} ({flag} 0 = any free port)")
+    free = iter(free_ports(len(asked)))
+    http, mqtt, metrics, _ = (port or next(free) for port in asked.values())
+    return http, mqtt, metrics

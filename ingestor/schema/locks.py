@@ -1,0 +1,29 @@
+"""The advisory locks of the database: which work only one process does at a time.
+
+Every key stands here, so that two of them can never be the same number. Nothing that a flush waits for may hold one
+of them while it waits for a flush.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+
+class AdvisoryLock(IntEnum):
+    """Keys of `pg_advisory_lock`: "watt" and a number, to stay clear of other programs in the same database."""
+
+    MIGRATIONS = 0x77617474_00000001
+    PARTITIONS = 0x77617474_00000002
+    RETENTION = 0x77617474_00000003
+
+
+async def lock_in_transaction(connection: AsyncConnection[TupleRow], lock: AdvisoryLock, timeout_ms: int) -> None:
+    """Take `lock` until the running transaction ends; wait `timeout_ms` at most for it and for each later lock.
+
+    Raises psycopg.errors.LockNotAvailable when the time is up.
+    """
+    await connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{timeout_ms}ms"])
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", [int(lock)])

@@ -1,0 +1,139 @@
+"""What the tables hold of a run: the verifier's reading of PostgreSQL, streamed, so that memory does not grow with it.
+
+It reads as a person with psql would, with no trust in primary keys; it never writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import psycopg
+from psycopg import IsolationLevel
+
+from loadgen.fleet import id_prefix
+from telemetry.topics import Kind
+
+Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+
+CONNECT_SECONDS_MAX: Final = 5
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+# Timestamps come as microseconds: cheaper to read than datetimes, and exact, since extract gives a numeric.
+HISTORY: Final[dict[Kind, str]] = {
+    "meter": """
+        COPY (SELECT meter_id::text, (extract(epoch FROM ts) * 1000000)::bigint,
+                     kwh_consumed_ac::float8, voltage::float8
+                FROM meter_readings_history
+               WHERE ts BETWEEN %(first)s AND %(last)s AND starts_with(meter_id, %(prefix)s))
+        TO STDOUT (FORMAT binary)""",
+    "vehicle": """
+        COPY (SELECT vehicle_id::text, (extract(epoch FROM ts) * 1000000)::bigint,
+                     soc::float8, kwh_delivered_dc::float8, battery_temp::float8
+                FROM vehicle_readings_history
+               WHERE ts BETWEEN %(first)s AND %(last)s AND starts_with(vehicle_id, %(prefix)s))
+        TO STDOUT (FORMAT binary)""",
+}
+STATUS: Final[dict[Kind, str]] = {
+    "meter": """
+        COPY (SELECT meter_id::text, (extract(epoch FROM last_reading) * 1000000)::bigint,
+                     kwh_consumed_ac::float8, voltage::float8
+                FROM meter_status WHERE starts_with(meter_id, %(prefix)s))
+        TO STDOUT (FORMAT binary)""",
+    "vehicle": """
+        COPY (SELECT vehicle_id::text, (extract(epoch FROM last_reading) * 1000000)::bigint,
+                     soc::float8, kwh_delivered_dc::float8, battery_temp::float8
+                FROM vehicle_status WHERE starts_with(vehicle_id, %(prefix)s))
+        TO STDOUT (FORMAT binary)""",
+}
+COLUMNS: Final[dict[Kind, list[str]]] = {
+    "meter": ["text", "int8", "float8", "float8"],
+    "vehicle": ["text", "int8", "float8", "float8", "float8"],
+}
+COUNT: Final[dict[Kind, str]] = {
+    "meter": """
+        SELECT count(*) FROM meter_readings_history
+         WHERE ts BETWEEN %(first)s AND %(last)s AND starts_with(meter_id, %(prefix)s)""",
+    "vehicle": """
+        SELECT count(*) FROM vehicle_readings_history
+         WHERE ts BETWEEN %(first)s AND %(last)s AND starts_with(vehicle_id, %(prefix)s)""",
+}
+MISSING_TABLES: Final = """
+    SELECT string_agg(name, ', ')
+      FROM unnest('{meter_readings_history,vehicle_readings_history,meter_status,vehicle_status}'::text[]) AS name
+     WHERE to_regclass(name) IS NULL"""
+
+
+class StoredReading(NamedTuple):
+    """A row of a history or status table."""
+
+    device_id: str
+    ts_us: int
+    """Microseconds since 1970."""
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Where the tables are; only `label` may be shown."""
+
+    conninfo: str = field(repr=False)
+    label: str
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Whose rows: ids that begin like the fleet's, timestamps (microseconds) of the run, both ends included."""
+
+    prefix: str
+    first_us: int
+    last_us: int
+
+    def parameters(self, kind: Kind) -> dict[str, object]:
+        """For the queries above."""
+        return {
+            "prefix": id_prefix(kind, self.prefix),
+            "first": EPOCH + timedelta(microseconds=self.first_us),
+            "last": EPOCH + timedelta(microseconds=self.last_us),
+        }
+
+
+def connect(conninfo: str) -> Connection:
+    """A connection whose transactions each see one snapshot. Raises psycopg.OperationalError."""
+    connection = psycopg.connect(
+        conninfo, autocommit=True, connect_timeout=CONNECT_SECONDS_MAX, application_name="wattline-loadgen"
+    )
+    connection.isolation_level = IsolationLevel.REPEATABLE_READ
+    connection.read_only = True
+    return connection
+
+
+def missing_tables(connection: Connection) -> str | None:
+    """The names of the tables that should be there and are not."""
+    row = connection.execute(MISSING_TABLES).fetchone()
+    return None if row is None else row[0]
+
+
+def count_history(connection: Connection, kind: Kind, scope: Scope) -> int:
+    """How many rows the history holds."""
+    row = connection.execute(COUNT[kind], scope.parameters(kind)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def history(connection: Connection, kind: Kind, scope: Scope) -> Iterator[StoredReading]:
+    """The rows of the history, in no order. About 3 µs a row."""
+    return _rows(connection, HISTORY[kind], kind, scope)
+
+
+def status(connection: Connection, kind: Kind, scope: Scope) -> Iterator[StoredReading]:
+    """The rows of the status table, whatever their timestamps."""
+    return _rows(connection, STATUS[kind], kind, scope)
+
+
+def _rows(connection: Connection, query: str, kind: Kind, scope: Scope) -> Iterator[StoredReading]:
+    with connection.cursor() as cursor, cursor.copy(query, scope.parameters(kind)) as copy:
+        copy.set_types(COLUMNS[kind])
+        for device_id, ts_us, *values in copy.rows():
+            yield StoredReading(device_id, ts_us, tuple(values))

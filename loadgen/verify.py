@@ -1,0 +1,203 @@
+"""The verdict: every reading that the broker acknowledged, held against the tables.
+
+Waits until all of them are stored, then compares row by row: lost, duplicated, wrong. It judges only the run's own
+devices within the run's own timestamps, so that other runs and fleets do not matter to it; what was sent and never
+acknowledged may be stored or not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import psycopg
+
+from loadgen.fleet import timestamp_text
+from loadgen.record import DeviceRecord, Record
+from loadgen.stored import (
+    Connection,
+    Scope,
+    StoredReading,
+    Tables,
+    connect,
+    count_history,
+    history,
+    missing_tables,
+    status,
+)
+from telemetry.topics import KINDS, Kind
+
+EXAMPLES_MAX: Final = 10
+POLL_SECONDS: Final = 0.25
+
+
+class VerifyError(Exception):
+    """The tables cannot be read; the message is one line for a person."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """What the comparison found, in readings, and the first few findings as sentences."""
+
+    acknowledged: int
+    lost: int = 0
+    """Acknowledged by the broker, and not in the history."""
+    duplicated: int = 0
+    """Rows too many: of a reading stored before, or of a timestamp at which the device sent nothing."""
+    wrong: int = 0
+    """Rows of history or status with other values than were sent, and status rows that are too old or missing."""
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """Whether all is as it should be."""
+        return not (self.lost or self.duplicated or self.wrong)
+
+    def example(self, text: str) -> None:
+        """Keep a sentence about one finding, if there is room."""
+        if len(self.examples) < EXAMPLES_MAX:
+            self.examples.append(text)
+
+    def line(self) -> str:
+        """The verdict in one line."""
+        return (
+            f"verified {self.acknowledged} acknowledged readings: "
+            f"lost {self.lost}, duplicated {self.duplicated}, wrong {self.wrong}"
+        )
+
+
+def check_tables(tables: Tables) -> None:
+    """Before a run: raises VerifyError if it could not be verified afterwards."""
+    try:
+        with connect(tables.conninfo) as connection:
+            missing = missing_tables(connection)
+    except psycopg.Error as error:
+        raise VerifyError(_unreadable(tables, error)) from None
+    if missing:
+        raise VerifyError(f"the database at {tables.label} lacks {missing}; run `wattline migrate` first")
+
+
+def verify(
+    tables: Tables,
+    record: Record,
+    prefix: str,
+    timeout_seconds: float,
+    on_wait: Callable[[int, int], None],
+) -> Findings:
+    """Compare once no acknowledged reading is missing, or when the time is over.
+
+    `on_wait` hears, while waiting, how many rows are stored and how many readings were acknowledged. Raises VerifyError
+    when the database cannot be read, or is still away when the time is over.
+    """
+    scope = scope_of(record, prefix)
+    acknowledged = _acknowledged(record)
+    if scope is None:
+        return Findings(acknowledged)
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        started = time.monotonic()
+        last_try = started >= deadline
+        try:
+            with connect(tables.conninfo) as connection:
+                stored = sum(count_history(connection, kind, scope) for kind in KINDS)
+                if stored >= acknowledged or last_try:
+                    findings = compare(connection, record, scope)
+                    if not findings.lost or last_try:
+                        return findings
+            on_wait(stored, acknowledged)
+        except psycopg.Error as error:
+            # A database that restarts is worth waiting for; a missing table or permission is not.
+            if last_try or not isinstance(error, psycopg.OperationalError):
+                raise VerifyError(_unreadable(tables, error)) from None
+        # Looking must not be all that the database does.
+        pause = max(POLL_SECONDS, 2 * (time.monotonic() - started))
+        time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
+
+
+def scope_of(record: Record, prefix: str) -> Scope | None:
+    """Which rows of the tables are about this run; None when nothing was sent."""
+    window = record.window()
+    return None if window is None else Scope(prefix, *window)
+
+
+def compare(connection: Connection, record: Record, scope: Scope) -> Findings:
+    """Hold the record against history and status, as one snapshot shows them."""
+    findings = Findings(_acknowledged(record))
+    with connection.transaction():
+        for kind in KINDS:
+            devices = record.devices[kind]
+            seen = {device_id: bytearray(len(device.stamps)) for device_id, device in devices.items()}
+            for row in history(connection, kind, scope):
+                # Another fleet's ids may begin the same (LOAD-METER-001 beside LOAD-METER-0001).
+                if row.device_id in devices:
+                    _judge_row(row, devices[row.device_id], seen[row.device_id], findings)
+            newest = {row.device_id: row for row in status(connection, kind, scope)}
+            for device_id, device in devices.items():
+                _count_lost(kind, device_id, device, seen[device_id], findings)
+                fault = _status_fault(newest.get(device_id), device, seen[device_id], scope)
+                if fault is not None:
+                    findings.wrong += 1
+                    findings.example(f"wrong: {kind}_status of {device_id} {fault}")
+    return findings
+
+
+def _judge_row(row: StoredReading, device: DeviceRecord, seen: bytearray, findings: Findings) -> None:
+    """One row of the history: a reading that was sent, once, with the values that were sent? 1 µs."""
+    index = device.find(row.ts_us)
+    if index is None:
+        findings.duplicated += 1
+        findings.example(
+            f"duplicated: {_name(row)} is stored and was never sent by this run (one run at a time per prefix?)"
+        )
+        return
+    if seen[index]:
+        findings.duplicated += 1
+        findings.example(f"duplicated: {_name(row)} is stored more than once")
+    seen[index] = 1
+    sent = device.values(index)
+    if row.values != sent:
+        findings.wrong += 1
+        findings.example(f"wrong: {_name(row)} is stored as {row.values}, sent as {sent}")
+
+
+def _count_lost(kind: Kind, device_id: str, device: DeviceRecord, seen: bytearray, findings: Findings) -> None:
+    for ts_us, acknowledged, stored in zip(device.stamps, device.acknowledged, seen, strict=True):
+        if acknowledged and not stored:
+            findings.lost += 1
+            findings.example(
+                f"lost: {device_id} at {timestamp_text(ts_us)} was acknowledged and is not in {kind}_readings_history"
+            )
+
+
+def _status_fault(row: StoredReading | None, device: DeviceRecord, seen: bytearray, scope: Scope) -> str | None:
+    """What is wrong with a status row, which shows the newest reading stored: ours, or that of a later run."""
+    newest = device.newest_acknowledged()
+    if row is None:
+        return None if newest is None else f"is missing; {timestamp_text(newest)} was acknowledged"
+    shown = timestamp_text(row.ts_us)
+    if newest is not None and row.ts_us < newest:
+        return f"shows {shown}, older than {timestamp_text(newest)}, which was acknowledged"
+    index = device.find(row.ts_us)
+    if index is None:
+        in_this_run = scope.first_us <= row.ts_us <= scope.last_us
+        return f"shows {shown}, when nothing was sent" if in_this_run else None
+    if not seen[index]:
+        return f"shows {shown}, which is not in the history"
+    if row.values != device.values(index):
+        return f"shows {row.values} for {shown}, sent as {device.values(index)}"
+    return None
+
+
+def _acknowledged(record: Record) -> int:
+    return sum(record.acknowledged(kind) for kind in KINDS)
+
+
+def _name(row: StoredReading) -> str:
+    return f"{row.device_id} at {timestamp_text(row.ts_us)}"
+
+
+def _unreadable(tables: Tables, error: psycopg.Error) -> str:
+    why = (str(error).splitlines() or [type(error).__name__])[0].strip()
+    return f"cannot read the database at {tables.label} ({why}); is it running? Check DATABASE_URL and DATABASE_..."

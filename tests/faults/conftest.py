@@ -1,0 +1,59 @@
+"""What the tests of faults share: an ingestor, devices, and a look into the database from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.backends import Broker
+from tests.devices import Device, device
+from tests.faults.impatience import ImpatientMosquitto
+from tests.processes import WattlineProcess
+
+Sql = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def publisher(broker: Broker) -> Iterator[Device]:
+    """A device connected to the broker."""
+    with device(broker.port) as one:
+        yield one
+
+
+@pytest.fixture
+def impatient_broker(tmp_path: Path) -> Iterator[Broker]:
+    """A broker with the shortest keepalive there is."""
+    broker = ImpatientMosquitto(tmp_path / "impatient-broker")
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def sql(database_url: str) -> Iterator[Sql]:
+    """`sql(query, *parameters)`: the rows, from a session of its own, each statement a transaction."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+
+        def execute(query: str, *parameters: Any) -> list[Any]:
+            cursor = connection.execute(query.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+        yield execute
+
+
+@pytest.fixture
+def start_ingestor(
+    start_wattline: Callable[..., WattlineProcess], database_url: str, broker: Broker
+) -> Callable[..., WattlineProcess]:
+    """`start_ingestor(FLUSH_INTERVAL_MS="50", ...)`: an ingestor that is ready."""
+
+    def start(**settings: str) -> WattlineProcess:
+        process = start_wattline("ingest", **{"DATABASE_URL": database_url, "MQTT_URL": broker.url} | settings)
+        process.wait_ready()
+        return process
+
+    return start

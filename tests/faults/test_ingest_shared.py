@@ -1,0 +1,121 @@
+"""Two ingestors: in one share group, where either may die, and by mistake with one client id, where one must go."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import mqtt5
+import pytest
+
+from tests.devices import Device, meter_reading, readings_of_fleet
+from tests.fake_broker import FakeBroker
+from tests.faults.counting import assert_books_balance, assert_stored_once
+from tests.faults.load import Load, publish_all
+from tests.metrics import metric
+from tests.processes import WattlineProcess
+from tests.waiting import wait_until, wait_until_async
+
+StartIngestor = Callable[..., WattlineProcess]
+
+
+@pytest.fixture
+def pair(start_ingestor: StartIngestor) -> tuple[WattlineProcess, WattlineProcess]:
+    first, second = (
+        start_ingestor(MQTT_SHARE_GROUP="pair", MQTT_CLIENT_ID=name, FLUSH_INTERVAL_MS="10") for name in "ab"
+    )
+    return first, second
+
+
+def test_one_of_a_share_group_killed_and_back_later(
+    pair: tuple[WattlineProcess, WattlineProcess], database_url: str, publisher: Device
+) -> None:
+    killed, survivor = pair
+    with Load(publisher, 1000) as load:
+        load.wait_published(1000)
+        killed.kill()
+        load.wait_published(1000)
+        before = metric(survivor, "wattline_readings_committed_total")
+        load.wait_published(500)
+        assert metric(survivor, "wattline_readings_committed_total") > before
+        killed.start()
+        killed.wait_ready()
+        load.wait_published(500)
+        published = load.stop()
+    assert_stored_once(database_url, published, timeout=15)
+    for ingestor in pair:
+        assert assert_books_balance(ingestor) > 0
+
+
+def test_two_writers_of_the_same_devices(
+    pair: tuple[WattlineProcess, WattlineProcess], database_url: str, publisher: Device
+) -> None:
+    """The broker gives them readings in turn, and each reading three times: all rows are contested."""
+    readings = list(readings_of_fleet(3000, devices=20))
+    publish_all(publisher, [reading for reading in readings for _ in range(3)])
+    publisher.wait_acknowledged()
+    wait_until(
+        lambda: sum(metric(one, "wattline_readings_received_total") for one in pair) == 3 * len(readings),
+        20,
+        "all are received",
+    )
+    received = [assert_books_balance(one) for one in pair]
+    assert min(received) > len(readings)
+    assert_stored_once(database_url, readings)
+    for ingestor in pair:
+        assert metric(ingestor, "wattline_flush_failures_total") == 0
+        assert "WARNING" not in ingestor.output()
+
+
+def test_two_ingestors_with_one_client_id_lose_nothing_and_say_so(
+    start_ingestor: StartIngestor, database_url: str, publisher: Device
+) -> None:
+    """Mosquitto before 2.0.15 just cuts the older connection, so each takes the session from the other, for ever."""
+    first = start_ingestor(MQTT_CLIENT_ID="the-only-one")
+    with Load(publisher, 500) as load:
+        load.wait_published(500)
+        second = start_ingestor(MQTT_CLIENT_ID="the-only-one")
+        wait_until(
+            lambda: "does another client use the client id 'the-only-one'?" in first.output() or not first.running,
+            30,
+            "the first one complains, or ends",
+        )
+        assert (first.stop() == 0) if first.running else (first.wait() == 1)
+        published = load.finish(database_url)
+    assert_stored_once(database_url, published)
+    assert_books_balance(second)
+    assert "Traceback" not in first.output() + second.output()
+
+
+def test_an_ingestor_whose_session_is_taken_over_ends(
+    start_wattline: Callable[..., WattlineProcess], database_url: str
+) -> None:
+    async def scenario() -> None:
+        async with FakeBroker() as broker:
+            ingestor = start_wattline(
+                "ingest",
+                DATABASE_URL=database_url,
+                MQTT_URL=f"mqtt://127.0.0.1:{broker.port}",
+                MQTT_CLIENT_ID="the-only-one",
+            )
+            await wait_until_async(lambda: "metrics and health" in ingestor.output())
+            session = await broker.welcome()
+            subscribe = await session.expect(mqtt5.SubscribePacket)
+            session.send(mqtt5.SubAckPacket(subscribe.packet_id, [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE]))
+            payload = json.dumps(reading).encode()
+            session.send(
+                mqtt5.PublishPacket("v1/telemetry/meter/M-1", payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=1),
+                mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER),
+            )
+            await wait_until_async(lambda: not ingestor.running)
+        assert ingestor.wait() == 1
+        complaints = [line for line in ingestor.output().splitlines() if " ERROR " in line]
+        assert len(complaints) == 1
+        assert "'the-only-one'" in complaints[0]
+        assert "MQTT_CLIENT_ID" in complaints[0]
+        assert "Traceback" not in ingestor.output()
+
+    reading = meter_reading("M-1")
+    asyncio.run(scenario())
+    assert_stored_once(database_url, [("meter", reading)])

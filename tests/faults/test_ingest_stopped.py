@@ -1,0 +1,156 @@
+"""SIGTERM at any time: exit status 0 within 10 s; what is in hand is written and acknowledged, or comes again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from ingestor.schema.locks import AdvisoryLock
+from tests.backends import Broker, Database
+from tests.devices import Device, readings_of_fleet
+from tests.faults.counting import assert_books_balance, assert_stored_once, rows_in_history
+from tests.faults.load import Load, publish_all
+from tests.metrics import metric
+from tests.processes import WattlineProcess
+from tests.proxy import TcpProxy
+from tests.waiting import wait_until
+
+StartIngestor = Callable[..., WattlineProcess]
+
+STOP_SECONDS_MAX = 10.0
+QUICKLY = 2.0
+
+
+def through(proxy: TcpProxy, url: str) -> str:
+    """The same database by way of a proxy."""
+    return urlsplit(url)._replace(netloc=f"postgres@127.0.0.1:{proxy.port}").geturl()
+
+
+@pytest.fixture
+def proxy(proxy_factory: Callable[[int], TcpProxy], postgres_server: Database) -> TcpProxy:
+    return proxy_factory(postgres_server.port)
+
+
+def test_under_load_nothing_is_delivered_twice(
+    start_ingestor: StartIngestor, database_url: str, publisher: Device
+) -> None:
+    ingestor = start_ingestor()
+    with Load(publisher, 2000) as load:
+        for _ in range(3):
+            load.wait_published(1000)
+            assert ingestor.stop(STOP_SECONDS_MAX) == 0
+            ingestor.start()
+            ingestor.wait_ready()
+            assert metric(ingestor, "wattline_readings_duplicate_total") == 0
+        published = load.finish(database_url)
+    assert_stored_once(database_url, published)
+    assert metric(ingestor, "wattline_readings_duplicate_total") == 0
+    assert "unacknowledged" not in ingestor.output()
+
+
+def test_a_batch_that_is_not_due_is_written(
+    start_ingestor: StartIngestor, database_url: str, publisher: Device
+) -> None:
+    ingestor = start_ingestor(FLUSH_INTERVAL_MS="60000")
+    readings = list(readings_of_fleet(1000))
+    publish_all(publisher, readings)
+    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == len(readings), 10, "all of them are in hand")
+    assert rows_in_history(database_url) == 0
+    assert ingestor.stop(STOP_SECONDS_MAX) == 0
+    assert_stored_once(database_url, readings)
+
+
+def test_with_the_database_away(
+    start_ingestor: StartIngestor, postgres_factory: Callable[[], Database], publisher: Device
+) -> None:
+    database = postgres_factory()
+    url = database.url_of("energy_db")
+    ingestor = start_ingestor(DATABASE_URL=url)
+    readings = list(readings_of_fleet(1000))
+    database.stop()
+    publish_all(publisher, readings)
+    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == len(readings), 10, "all of them are in hand")
+    assert ingestor.stop(STOP_SECONDS_MAX) == 0
+    assert "stopping without the database" in ingestor.output()
+    assert "1000 readings in 1000 messages stay unacknowledged" in ingestor.output()
+
+    database.start()
+    ingestor.start()
+    ingestor.wait_ready()
+    with Load(publisher, 500) as load:
+        published = load.finish(url)
+    assert_stored_once(url, readings + published)
+    assert metric(ingestor, "wattline_readings_duplicate_total") == 0
+
+
+def test_with_a_silent_database(
+    start_ingestor: StartIngestor, database_url: str, publisher: Device, proxy: TcpProxy
+) -> None:
+    """A flush and the maintenance wait for answers that never come."""
+    ingestor = start_ingestor(DATABASE_URL=through(proxy, database_url))
+    assert ingestor.stop() == 0
+    readings = list(readings_of_fleet(1000))
+    with psycopg.connect(database_url) as connection:
+        connection.execute("LOCK TABLE rejected_messages")
+        ingestor.start()
+        ingestor.wait_ready()
+        wait_until(lambda: sessions_waiting(connection, "wattline maintenance"), 10, "the maintenance waits")
+        proxy.blackhole()
+        publish_all(publisher, readings)
+        wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == len(readings), 10, "all are in hand")
+        assert ingestor.stop(STOP_SECONDS_MAX) == 0
+        assert "stopping without the database" in ingestor.output()
+    proxy.cut()
+    proxy.restore()
+    ingestor.start()
+    ingestor.wait_ready()
+    with Load(publisher, 500) as load:
+        published = load.finish(database_url)
+    assert_stored_once(database_url, readings + published)
+    assert_books_balance(ingestor)
+
+
+def test_while_waiting_for_a_database(
+    start_wattline: Callable[..., WattlineProcess],
+    postgres_factory: Callable[[], Database],
+    broker: Broker,
+    proxy_factory: Callable[[int], TcpProxy],
+) -> None:
+    database = postgres_factory()
+    url = database.url_of("energy_db")
+    proxy = proxy_factory(database.port)
+    ingestor = start_wattline("ingest", DATABASE_URL=through(proxy, url), MQTT_URL=broker.url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", [int(AdvisoryLock.MIGRATIONS)])
+        wait_until(
+            lambda: sessions_waiting(connection, "wattline ingest start"), 10, "it waits for its turn to migrate"
+        )
+        assert ingestor.stop(QUICKLY) == 0
+
+        ingestor.start()
+        wait_until(
+            lambda: sessions_waiting(connection, "wattline ingest start"), 10, "it waits for its turn to migrate"
+        )
+        proxy.blackhole()
+        assert ingestor.stop(QUICKLY) == 0
+    proxy.cut()
+
+    accepted = proxy.connections_accepted
+    ingestor.start()
+    wait_until(lambda: proxy.connections_accepted > accepted, 10, "it waits for an answer")
+    assert ingestor.stop(QUICKLY) == 0
+
+    proxy.stop()
+    ingestor.start()
+    wait_until(lambda: "nothing listens there" in ingestor.output(), 10, "it waits for a server")
+    assert ingestor.stop(QUICKLY) == 0
+    assert "Traceback" not in ingestor.output()
+
+
+def sessions_waiting(connection: psycopg.Connection[Any], application: str) -> int:
+    query = "SELECT FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'"
+    return connection.execute(query, [application]).rowcount

@@ -1,0 +1,213 @@
+"""`wattline up` as a person meets it: it starts, heals, refuses, and leaves nothing behind."""
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from tests.processes import WattlineProcess, get_status
+from tests.waiting import wait_until
+
+Start = Callable[..., WattlineProcess]
+ANY_PORTS = ("--http-port", "0", "--mqtt-port", "0", "--metrics-port", "0")
+SMALL = ("--meters", "3", "--vehicles", "2", "--interval", "0.5")
+CHILDREN = {"postgres", "mosquitto", "ingestor", "api", "loadgen"}
+
+
+def _running(data_dir: Path) -> dict[str, Any]:
+    """run.json once everything has been started; {} before."""
+    try:
+        running: dict[str, Any] = json.loads((data_dir / "run.json").read_text())
+    except FileNotFoundError:
+        return {}
+    return running if set(running["pids"]) == CHILDREN else {}
+
+
+def _first_reading(up: WattlineProcess, data_dir: Path) -> dict[str, Any]:
+    wait_until(lambda: "first reading committed" in up.output() or not up.running, 30, "the first reading")
+    assert up.running, up.output()
+    return wait_until(lambda: _running(data_dir), what="run.json")
+
+
+def _family(up: WattlineProcess) -> list[psutil.Process]:
+    family: list[psutil.Process] = psutil.Process(up.pid).children(recursive=True)
+    assert len(family) > len(CHILDREN)  # PostgreSQL has some of its own
+    return family
+
+
+def _alive(family: list[psutil.Process]) -> list[psutil.Process]:
+    return [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def _stored(database_url: str) -> int:
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute("SELECT count(*) FROM meter_readings_history").fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def _metrics_committed(metrics_url: str) -> float:
+    with urllib.request.urlopen(metrics_url, timeout=5) as response:
+        text = response.read().decode()
+    return sum(map(float, re.findall(r"^wattline_readings_committed_total\{.*\} (\S+)$", text, re.MULTILINE)))
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_day_in_its_life(tmp_path: Path, start_wattline: Start, ending: signal.Signals) -> None:
+    data_dir = tmp_path / ".wattline"
+    up = start_wattline("up", *ANY_PORTS, *SMALL)
+    running = _first_reading(up, data_dir)
+
+    assert running["pid"] == up.pid
+    assert stat.S_IMODE((data_dir / "run.json").stat().st_mode) == 0o600
+    assert get_status(running["httpUrl"]) == 200
+    assert _metrics_committed(running["metricsUrl"]) > 0
+    assert _stored(running["databaseUrl"]) > 0
+    assert running["mqttUrl"] == f"mqtt://127.0.0.1:{running['ports']['mqtt']}"
+    for url in (running["httpUrl"], running["metricsUrl"], running["mqttUrl"], running["databaseUrl"]):
+        assert url in up.output()
+
+    second = start_wattline("up", *ANY_PORTS)
+    assert second.wait() == 1
+    assert second.output() == (
+        f"wattline up: wattline already runs in .wattline (pid {up.pid}): stop that one, or choose another --data-dir\n"
+    )
+
+    family = _family(up)
+    up.signal(ending)
+    assert up.wait(30) == 0, up.output()
+    assert _alive(family) == []
+    assert not (data_dir / "run.json").exists()
+    # The servers' own logs tell the order: the ingestor was the last client of the broker, and took its leave of both.
+    broker_log, database_log = ((data_dir / "logs" / f"{name}.log").read_text() for name in ("mosquitto", "postgres"))
+    assert broker_log.splitlines()[-1].endswith("Client wattline-ingestor disconnected.")
+    assert "terminating connection" not in database_log
+    assert "database system is shut down" in database_log
+
+
+def test_whoever_is_killed_comes_back(tmp_path: Path, start_wattline: Start) -> None:
+    up = start_wattline("up", *ANY_PORTS, *SMALL)
+    running = _first_reading(up, tmp_path / ".wattline")
+    pids = running["pids"]
+    for name in sorted(CHILDREN):
+        os.kill(pids[name], signal.SIGKILL)
+
+    def all_new() -> dict[str, Any]:
+        now = _running(tmp_path / ".wattline")
+        return now if now and all(now["pids"][name] != pids[name] for name in CHILDREN) else {}
+
+    again = wait_until(all_new, 20, "five new processes")
+    assert again["ports"] == running["ports"]
+    wait_until(lambda: get_status(f"{again['httpUrl']}/readyz") == 200, 30, "the API is ready again")
+    wait_until(lambda: get_status(again["metricsUrl"]) == 200, 30, "the ingestor is there again")
+    wait_until(lambda: _metrics_committed(again["metricsUrl"]) > 0, 30, "readings are committed again")
+    assert up.output().count("was ended by SIGKILL; restarting it") == len(CHILDREN)
+    assert up.stop(30) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent")
+def test_a_killed_up_leaves_nothing_but_its_data(tmp_path: Path, start_wattline: Start) -> None:
+    data_dir = tmp_path / ".wattline"
+    up = start_wattline("up", *ANY_PORTS, *SMALL)
+    running = _first_reading(up, data_dir)
+    stored, family = _stored(running["databaseUrl"]), _family(up)
+    up.kill()
+    wait_until(lambda: not _alive(family), 15, "all of them have gone")
+    assert (data_dir / "run.json").exists()
+
+    up.start()
+    wait_until(lambda: up.output().count("first reading committed") == 2, 30, "the first reading of the second run")
+    again = _running(data_dir)
+    assert again["ports"]["pg"] == running["ports"]["pg"]
+    assert _stored(again["databaseUrl"]) > stored
+    assert up.stop(30) == 0
+
+
+@pytest.mark.parametrize("flag", ["--http-port", "--mqtt-port", "--pg-port", "--metrics-port"])
+def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path, start_wattline: Start, flag: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        up = start_wattline("up", *ANY_PORTS, flag, str(port))
+        assert up.wait() == 1
+    assert up.output() == (
+        f"wattline up: port {port} is taken: choose another with {flag} ({flag} 0 = any free port)\n"
+    )
+    assert not (tmp_path / ".wattline" / "postgres").exists()
+
+
+def test_a_command_that_does_not_start_ends_it_with_its_reason(tmp_path: Path, start_wattline: Start) -> None:
+    up = start_wattline("up", *ANY_PORTS, MAX_INFLIGHT="many")
+    assert up.wait(30) == 1
+    assert "wattline up: wattline migrate ended with status 2" in up.output()
+    assert "MAX_INFLIGHT: " in up.output()
+    assert "Traceback" not in up.output()
+    below = [one for one in psutil.process_iter(["cwd"]) if (one.info["cwd"] or "").startswith(str(tmp_path))]
+    assert below == []
+
+
+def test_without_a_fleet_there_is_no_loadgen(tmp_path: Path, start_wattline: Start) -> None:
+    up = start_wattline("up", *ANY_PORTS, "--meters", "0", "--vehicles", "0")
+    wait_until(lambda: "committed 0 readings" in up.output() or not up.running, 30, "the status line")
+    assert up.running, up.output()
+    running = json.loads((tmp_path / ".wattline" / "run.json").read_text())
+    assert set(running["pids"]) == CHILDREN - {"loadgen"}
+    assert up.stop(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--interval", "0.01"), "argument --interval: '0.01' is not a number from 0.1 to 86,400"),
+        (("--meters", "-1"), "argument --meters: '-1' is not a whole number from 0 to 1,000,000"),
+        (("--http-port", "70000"), "argument --http-port: '70000' is not a whole number from 0 to 65,535"),
+    ],
+)
+def test_bad_usage(start_wattline: Start, arguments: tuple[str, ...], said: str) -> None:
+    up = start_wattline("up", *arguments)
+    assert up.wait() == 2
+    assert said in up.output()
+
+
+def test_a_second_signal_does_not_wait_for_a_child_that_hangs(tmp_path: Path, start_wattline: Start) -> None:
+    up = start_wattline("up", *ANY_PORTS, *SMALL)
+    running = _first_reading(up, tmp_path / ".wattline")
+    family = _family(up)
+    os.kill(running["pids"]["loadgen"], signal.SIGSTOP)
+    up.signal(signal.SIGINT)
+    wait_until(lambda: "stopping ..." in up.output(), what="it stops")
+    up.signal(signal.SIGINT)
+    assert up.wait(10) == 0
+    assert _alive(family) == []
+
+
+def test_when_nobody_reads_any_more_it_ends(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wattline", "up", *ANY_PORTS, *SMALL]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as up:
+        assert up.stdout is not None
+        assert up.stderr is not None
+        up.stdout.readline()
+        wait_until((tmp_path / ".wattline" / "run.json").exists, what="the servers are being started")
+        family = psutil.Process(up.pid).children(recursive=True)
+        up.stdout.close()
+        assert up.wait(30) == 1
+        assert up.stderr.read() == b"wattline up: Broken pipe\n"
+    assert _alive(family) == []
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, start_wattline: Start) -> None:
+    (tmp_path / "file").write_text("")
+    up = start_wattline("up", *ANY_PORTS, "--data-dir", "file/data")
+    assert up.wait() == 1
+    assert up.output() == "wattline up: file/data: Not a directory\n"

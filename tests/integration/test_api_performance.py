@@ -1,0 +1,125 @@
+"""Performance is what adding up the stored readings gives, whatever they are and wherever the window lies."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
+from tests.backends import Database
+
+END = datetime(2026, 1, 31, 14, tzinfo=UTC)
+HALF_OF_4_DECIMALS = 0.5e-4
+HALF_OF_2_DECIMALS = 0.5e-2
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Served:
+    """The API and the database behind it."""
+
+    client: httpx.Client
+    url: str
+
+    def performance(self, vehicle_id: str, hours: int, end: datetime = END) -> dict[str, object]:
+        response = self.client.get(
+            f"/v1/analytics/performance/{vehicle_id}", params={"hours": hours, "end": end.isoformat()}
+        )
+        assert response.status_code == 200, response.text
+        data: dict[str, object] = response.json()["data"]
+        return data
+
+
+@pytest.fixture(scope="module")
+def served(postgres_server: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with (
+        prepared_database(postgres_server) as url,
+        running_api(tmp_path_factory.mktemp("api"), url, METER_ID_CONVENTION="CAR.:BOX.") as process,
+        httpx.Client(base_url=process.http_url, timeout=10) as client,
+    ):
+        yield Served(client, url)
+
+
+# Times of readings, in seconds before the end of the window: dense around both of its ends and beyond them.
+offsets = st.one_of(st.integers(-10, 10), st.integers(3590, 3610), st.integers(0, 3600))
+energy = st.floats(min_value=0, max_value=1e6)
+meter_readings = st.dictionaries(offsets, energy, max_size=12)
+vehicle_readings = st.dictionaries(offsets, st.tuples(energy, st.floats(min_value=-100, max_value=200)), max_size=12)
+
+
+@settings(deadline=None, max_examples=40)
+@given(meter=meter_readings, vehicle=vehicle_readings)
+@example(meter=dict.fromkeys(range(1, 25), 1.0), vehicle=dict.fromkeys(range(1, 25), (0.85, 20.0)))
+@example(meter={0: 1.0, 3600: 2.0, 3601: 4.0}, vehicle={0: (8.0, 1.0), 3600: (16.0, 2.0), 3601: (32.0, 3.0)})
+def test_the_answer_is_the_sum_of_the_rows(
+    served: Served, meter: dict[int, float], vehicle: dict[int, tuple[float, float]]
+) -> None:
+    number = next(_numbers)
+    at = {offset: END - timedelta(seconds=offset) for offset in (*meter, *vehicle)}
+    known = VehicleRow(f"CAR.{number}", END - timedelta(days=9), 7.0)  # it has a status, whatever the example is
+    store(
+        served.url,
+        meters=[MeterRow(f"BOX.{number}", at[offset], kwh) for offset, kwh in meter.items()],
+        vehicles=[
+            known,
+            *(VehicleRow(f"CAR.{number}", at[s], kwh, battery_temp=temp) for s, (kwh, temp) in vehicle.items()),
+        ],
+    )
+    data = served.performance(f"CAR.{number}", 1)
+
+    inside = [offset for offset in at if 0 < offset <= 3600]  # [start, end)
+    ac = math.fsum(meter[offset] for offset in inside if offset in meter)
+    dc = math.fsum(vehicle[offset][0] for offset in inside if offset in vehicle)
+    temperatures = [vehicle[offset][1] for offset in inside if offset in vehicle]
+    assert data["readingsCount"] == {
+        "vehicle": len(temperatures),
+        "meter": sum(offset in meter for offset in inside),
+    }
+    assert data["totalAcConsumed"] == pytest.approx(ac, rel=1e-9, abs=1.01 * HALF_OF_4_DECIMALS)
+    assert data["totalDcDelivered"] == pytest.approx(dc, rel=1e-9, abs=1.01 * HALF_OF_4_DECIMALS)
+    mean = math.fsum(temperatures) / len(temperatures) if temperatures else None
+    assert data["avgBatteryTemp"] == (mean and pytest.approx(mean, rel=1e-9, abs=1.01 * HALF_OF_2_DECIMALS))
+    assert_judged(data, ac, dc)
+
+
+def assert_judged(data: dict[str, object], ac: float, dc: float) -> None:
+    if ac == 0 or not math.isfinite(dc / ac):
+        assert (data["efficiencyRatio"], data["efficiencyPercent"], data["healthStatus"]) == (None, None, "UNKNOWN")
+        return
+    ratio = dc / ac
+    assert data["efficiencyRatio"] == pytest.approx(ratio, rel=1e-9, abs=1.01 * HALF_OF_4_DECIMALS)
+    if min(abs(ratio - 0.85), abs(ratio - 0.70)) > 1e-8:
+        assert data["healthStatus"] == ("HEALTHY" if ratio > 0.85 else "WARNING" if ratio > 0.70 else "CRITICAL")
+
+
+def test_24_hours_of_85_percent_are_healthy(served: Served) -> None:
+    hours = [END - timedelta(hours=hour) for hour in range(24, 0, -1)]
+    store(
+        served.url,
+        meters=[MeterRow("BOX.85", at, 1.0) for at in hours],
+        vehicles=[VehicleRow("CAR.85", at, 0.85) for at in hours],
+    )
+    data = served.performance("CAR.85", 24)
+    assert (data["totalAcConsumed"], data["totalDcDelivered"]) == (24, 20.4)
+    assert (data["efficiencyPercent"], data["healthStatus"]) == ("85.00%", "HEALTHY")
+
+
+def test_a_month_is_one_window(served: Served) -> None:
+    days = [END - timedelta(days=day) for day in range(32, -1, -1)]
+    store(served.url, vehicles=[VehicleRow("CAR.month", at, 1.0) for at in days])
+    assert served.performance("CAR.month", 744)["totalDcDelivered"] == 31
+
+
+def test_a_vehicle_outside_the_convention_has_no_meter(served: Served) -> None:
+    at = END - timedelta(minutes=1)
+    store(served.url, meters=[MeterRow("METER-5", at, 1.0)], vehicles=[VehicleRow("VEH-5", at, 0.9)])
+    data = served.performance("VEH-5", 1)
+    assert (data["totalAcConsumed"], data["totalDcDelivered"], data["healthStatus"]) == (0, 0.9, "UNKNOWN")

@@ -1,0 +1,118 @@
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from embedded.mosquitto import MosquittoServer
+from tests.backends import Broker
+from tests.waiting import wait_until
+
+TOPIC = "v1/telemetry/meter/METER-001"
+
+
+class Consumer:
+    """An ingestor as the broker sees it: a lasting session, acknowledging what it gets."""
+
+    def __init__(self, port: int) -> None:
+        self.payloads: list[bytes] = []
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, "consumer", protocol=MQTTProtocolVersion.MQTTv5)
+        self._client.on_message = lambda _client, _data, message: self.payloads.append(bytes(message.payload))
+        lasting = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        lasting.SessionExpiryInterval = 3600
+        lasting.ReceiveMaximum = 65535
+        self._client.connect("127.0.0.1", port, clean_start=False, properties=lasting)
+        self._client.loop_start()
+        subscribed: list[object] = []
+        self._client.on_subscribe = lambda *details: subscribed.append(details)
+        wait_until(self._client.is_connected, what="the consumer is connected")
+        self._client.subscribe("v1/telemetry/#", qos=1)
+        wait_until(lambda: subscribed, what="the subscription")
+
+    def leave(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@contextmanager
+def _publisher(port: int, protocol: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv5) -> Iterator[paho.Client]:
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=protocol)
+    client.max_inflight_messages_set(1000)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    try:
+        wait_until(client.is_connected, what="the publisher is connected")
+        yield client
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def _publish(port: int, payloads: list[bytes], **options: Any) -> None:
+    with _publisher(port) as client:
+        sent = [client.publish(TOPIC, payload, **options) for payload in payloads]
+        wait_until(lambda: all(info.is_published() for info in sent), 30, "every message is acknowledged")
+
+
+def _numbers(count: int) -> list[bytes]:
+    return [b"%d" % number for number in range(count)]
+
+
+@pytest.mark.parametrize("ending", ["stop", "kill"])
+def test_thousands_of_messages_outlive_the_broker(broker: Broker, tmp_path: Path, ending: str) -> None:
+    if not isinstance(broker, MosquittoServer):
+        pytest.skip("looks at the snapshot, which is inside the container")
+    Consumer(broker.port).leave()
+    _publish(broker.port, _numbers(5000), qos=1)
+    if ending == "stop":
+        broker.stop()
+    else:
+        snapshot = broker.data / "mosquitto.db"
+        wait_until(lambda: snapshot.exists() and snapshot.stat().st_size > 5000 * 20, what="the snapshot of a second")
+        broker.kill()
+    broker.start()
+    consumer = Consumer(broker.port)
+    wait_until(lambda: len(consumer.payloads) >= 5000, 20, "all messages")
+    consumer.leave()
+    assert consumer.payloads == _numbers(5000)
+
+
+def test_qos_0_is_kept_while_the_consumer_is_away(broker: Broker) -> None:
+    Consumer(broker.port).leave()
+    _publish(broker.port, _numbers(50), qos=0)
+    consumer = Consumer(broker.port)
+    wait_until(lambda: len(consumer.payloads) == 50, what="all messages")
+    consumer.leave()
+
+
+@pytest.mark.parametrize("protocol", [MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5])
+def test_what_is_acknowledged_arrives_and_what_is_too_big_is_not_acknowledged(
+    broker: Broker, protocol: MQTTProtocolVersion
+) -> None:
+    consumer = Consumer(broker.port)
+    with _publisher(broker.port, protocol) as client:
+        sent = client.publish(TOPIC, b"x" * 4_194_304, qos=1)
+        wait_until(sent.is_published, what="4 MiB are acknowledged")
+        wait_until(lambda: [len(payload) for payload in consumer.payloads] == [4_194_304], what="4 MiB arrive")
+        ends: list[object] = []
+        client.on_disconnect = lambda *details: ends.append(details)
+        too_big = client.publish(TOPIC, b"x" * 4_300_000, qos=1)
+        wait_until(lambda: ends, what="the sender of a bigger packet is disconnected")
+        assert not too_big.is_published()
+    consumer.leave()
+    assert len(consumer.payloads) == 1
+
+
+def test_two_brokers_do_not_meet(broker_factory: Callable[[], Broker]) -> None:
+    one, other = broker_factory(), broker_factory()
+    consumer = Consumer(one.port)
+    _publish(other.port, [b"other"], qos=1)
+    _publish(one.port, [b"one"], qos=1)
+    wait_until(lambda: consumer.payloads, what="the message of its own broker")
+    consumer.leave()
+    assert consumer.payloads == [b"one"]

@@ -1,0 +1,187 @@
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from embedded.errors import EmbeddedError
+from embedded.leftovers import find_working_in
+from embedded.ports import free_ports
+from embedded.postgres import PostgresServer
+from embedded.postgres_programs import WHEEL, PostgresPrograms, copy_wheel, postgres_programs
+from tests.backends import Database
+from tests.ordinary_user import ordinary_user
+from tests.waiting import wait_until
+
+START_AND_STAY = """
+import sys
+from pathlib import Path
+from embedded.postgres import PostgresServer
+server = PostgresServer(Path(sys.argv[1]))
+server.start()
+print(server.url, flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+
+@pytest.fixture
+def server(postgres_factory: Callable[[], Database]) -> PostgresServer:
+    made = postgres_factory()
+    if not isinstance(made, PostgresServer):
+        pytest.skip("containers bring their own way of starting PostgreSQL")
+    return made
+
+
+def _value(url: str, query: str) -> object:
+    with psycopg.connect(url) as connection:
+        row = connection.execute(query.encode()).fetchone()
+        assert row is not None
+        return row[0]
+
+
+def test_each_test_has_an_empty_database(database_url: str) -> None:
+    assert _value(database_url, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == 0
+
+
+def test_what_the_data_and_the_promise_rest_on(server: PostgresServer) -> None:
+    wanted = {
+        "server_encoding": "UTF8",
+        "timezone": "UTC",
+        "fsync": "on",
+        "synchronous_commit": "on",
+        "full_page_writes": "on",
+        "password_encryption": "scram-sha-256",
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": "",
+        "wal_compression": "pglz",
+        "max_wal_size": "2GB",
+    }
+    assert {name: _value(server.url, f"SHOW {name}") for name in wanted} == wanted
+
+
+def test_the_password_is_needed_and_in_nobodys_way(server: PostgresServer) -> None:
+    password = server.passfile.read_text().strip().rpartition(":")[2]
+    assert stat.S_IMODE(server.passfile.stat().st_mode) == 0o600
+    assert password not in server.url
+    assert password not in server.log.read_text()
+    for wrong in ("", "x" + password):
+        with pytest.raises(psycopg.OperationalError, match="password"):
+            psycopg.connect(
+                f"postgresql://postgres@127.0.0.1:{server.port}/energy_db", password=wrong, passfile=os.devnull
+            )
+
+
+def test_data_and_port_survive_kill_9(server: PostgresServer) -> None:
+    with psycopg.connect(server.url) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 42 AS x")
+    port = server.port
+    server.kill()
+    server.start()
+    assert server.port == port
+    assert _value(server.url, "SELECT x FROM kept") == 42
+    server.stop()
+    again = PostgresServer(server.folder)
+    again.start()
+    try:
+        assert again.port == port
+        assert _value(again.url, "SELECT x FROM kept") == 42
+    finally:
+        again.stop()
+
+
+def test_a_stale_pid_file_that_names_a_living_stranger(server: PostgresServer) -> None:
+    server.stop()
+    # PostgreSQL itself sees through it where the stranger is another user's, or its own parent.
+    owner = server.data.stat().st_uid if os.geteuid() == 0 else None
+    with subprocess.Popen(["sleep", "600"], user=owner) as stranger:
+        try:
+            (server.data / "postmaster.pid").write_text(f"{stranger.pid}\n{server.data}\n")
+            server.start()
+            assert _value(server.url, "SELECT 1") == 1
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+
+
+def test_data_of_another_version_is_refused_in_one_line(server: PostgresServer) -> None:
+    server.stop()
+    (server.data / "PG_VERSION").write_text("9\n")
+    with pytest.raises(EmbeddedError, match=r"was written by PostgreSQL 9, and this is 18: .*--data-dir"):
+        server.start()
+    (server.data / "PG_VERSION").write_text("18\n")
+    server.start()
+
+
+def test_a_lost_password_file_is_said_in_one_line(server: PostgresServer) -> None:
+    server.stop()
+    server.passfile.unlink()
+    with pytest.raises(EmbeddedError, match=r"pgpass, the password of the data beside it, is missing"):
+        server.start()
+
+
+def test_a_start_that_fails_shows_the_end_of_the_log(server: PostgresServer, tmp_path: Path) -> None:
+    second = PostgresServer(tmp_path / "second", port=server.port)
+    with pytest.raises(EmbeddedError, match=r"(?s)PostgreSQL ended with status 1; .*second.*Address already in use"):
+        second.start()
+
+
+def test_an_initdb_that_was_killed_is_begun_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "half"
+    (folder / "data.draft" / "base").mkdir(parents=True)
+    half = PostgresServer(folder)
+    half.start()
+    half.stop()
+    assert not (folder / "data.draft").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent")
+def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", START_AND_STAY, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline().startswith(b"postgresql://")
+        data = tmp_path / "data"
+        assert list(find_working_in("postgres", data))
+        parent.kill()
+    wait_until(lambda: not list(find_working_in("postgres", data)), 15, "every process of the server has gone")
+
+
+def test_a_server_that_outlived_its_parent_is_ended_before_the_next(tmp_path: Path) -> None:
+    """As on systems that do not tie it: here it is let loose."""
+    first = PostgresServer(tmp_path, port=free_ports(1)[0])
+    first.start()
+    second = PostgresServer(tmp_path)
+    second.start()
+    try:
+        assert not first.running
+        assert _value(second.url, "SELECT 1") == 1
+    finally:
+        second.stop()
+
+
+def test_a_copy_of_the_programs_finds_its_libraries(tmp_path: Path) -> None:
+    copy_wheel(postgres_programs(None).folder.parent.parent, tmp_path)
+    programs = PostgresPrograms(tmp_path / WHEEL / "pginstall" / "bin")
+    assert programs.major_version() == "18"
+    assert "18." in subprocess.check_output([programs.psql, "--version"], text=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="everything else here has run as an ordinary user already")
+def test_as_an_ordinary_user() -> None:
+    user = ordinary_user()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, user.uid, user.gid)
+        command = [user.python, "-c", START_AND_STAY, folder]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **user.options) as parent:
+            assert parent.stdout is not None
+            url = parent.stdout.readline().decode().strip()
+            assert _value(url, "SELECT current_setting('data_directory')") == f"{folder}/data"
+            assert Path(folder, "pgpass").stat().st_uid == user.uid
+            parent.communicate(b"", timeout=20)
+            assert parent.returncode == 0

@@ -1,0 +1,60 @@
+"""`wattline loadgen` with options that make no sense: one line that says which, exit status 2."""
+
+from __future__ import annotations
+
+import pytest
+
+from wattline.cli import main
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    """What it says; the exit status is 2 in any case."""
+    try:
+        status = main(["loadgen", *options])
+    except SystemExit as exit_of_argparse:
+        status = int(str(exit_of_argparse.code))
+    assert status == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--meters", "-1"),
+        ("--vehicles", "ten"),
+        ("--vehicles", "1.5"),
+        ("--interval", "0"),
+        ("--interval", "nan"),
+        ("--duration", "inf"),
+        ("--duration", "-5"),
+        ("--verify-timeout", "soon"),
+        ("--connections", "0"),
+        ("--prefix", "a/b"),
+        ("--prefix", "x" * 81),
+    ],
+)
+def test_an_impossible_value_is_named_with_its_option(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, str]
+) -> None:
+    last_line = refusal(capsys, *options).splitlines()[-1]
+    assert f"argument {options[0]}: {options[1]!r}" in last_line
+
+
+def test_a_fleet_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--meters and --vehicles are both 0" in refusal(capsys, "--meters", "0", "--vehicles", "0")
+
+
+def test_an_endless_run_cannot_be_verified(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--verify needs --duration" in refusal(capsys, "--verify")
+
+
+def test_a_run_too_long_to_remember(capsys: pytest.CaptureFixture[str]) -> None:
+    text = refusal(capsys, "--verify", "--meters", "10000", "--interval", "1", "--duration", "86400")
+    assert "this run has 872,640,000 (at most 50,000,000)" in text
+
+
+def test_a_wrong_setting(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MQTT_URL", "http://user:secret@localhost")
+    text = refusal(capsys, "--duration", "1")
+    assert "MQTT_URL" in text
+    assert "secret" not in text
