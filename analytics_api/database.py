@@ -145,10 +145,6 @@ class Database:
             # Binary is quicker to read, and doubles come exactly as they are.
             cursor = await connection.cursor(binary=True).execute(query, parameters)
             return await cursor.fetchone()
-        except psycopg.Error as error:
-            if _has_ended(error):
-                await connection.close()  # or the pool would hand it out again
-            raise
         finally:
             alarm.cancel()
             await self._pool.putconn(connection)

@@ -18,7 +18,7 @@ def main() -> int:
         benchmark.configure(names.add_parser(name, help=benchmark.SUMMARY, description=benchmark.SUMMARY))
     args = parser.parse_args()
     chosen = [args.name] if args.name is not None else list(BENCHMARKS)
-    return max(BENCHMARKS[name].run(parser.parse_args([name, *sys.argv[2:]])) for name in chosen)
+    return max(int(BENCHMARKS[name].run(parser.parse_args([name, *sys.argv[2:]]))) for name in chosen)
 
 
 sys.exit(main())

@@ -56,7 +56,8 @@ class AckOnly(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
-        view = memoryview(self._rest + data if self._rest else data)
+        data = self._rest + data if self._rest else data
+        view = memoryview(data)
         at = 0
         while at < len(view):
             try:
@@ -70,9 +71,12 @@ class AckOnly(asyncio.Protocol):
                 if len(self._to_acknowledge) >= ACKNOWLEDGE_EVERY or self._left == 0:
                     self._transport.write(b"".join(self._to_acknowledge))
                     self._to_acknowledge.clear()
-        self._rest = bytes(view[at:])
-        if self._left == 0 and not self.finished.done():
-            self.finished.set_result(None)
+                if self._left == 0:
+                    # The broker answers in order, so its PINGRESP says that it has taken every acknowledgement.
+                    self._transport.write(mqtt5.PingReqPacket().write())
+            elif isinstance(packet, mqtt5.PingRespPacket):
+                self.finished.set_result(None)
+        self._rest = data[at:]
 
 
 async def acknowledge(settings: Settings, count: int) -> Measured:

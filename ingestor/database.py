@@ -6,7 +6,10 @@ Every session works in UTC, notices within half a minute that its server is gone
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -15,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 
 CONNECT_TIMEOUT_SECONDS = 5
+CANCEL_SECONDS_MAX = 1.0
 # A server that vanished without a word (power, network, failover) is noticed after idle + interval * count = 25 s when
 # the session is silent, and after the user timeout when it has sent something. Linux's own defaults are two hours.
 _DEFAULTS: dict[str, str | int] = {
@@ -36,7 +40,29 @@ async def connect(
     given = conninfo_to_dict(conninfo)
     parameters = _DEFAULTS | {"application_name": application_name} | given
     parameters["options"] = f"{given.get('options') or ''} -c TimeZone=UTC".strip()
-    return await AsyncConnection.connect(make_conninfo("", **parameters), autocommit=autocommit)
+    return await _Session.connect(make_conninfo("", **parameters), autocommit=autocommit)
+
+
+class _Session(AsyncConnection[TupleRow]):
+    """A connection whose queries can be cancelled although the server is silent.
+
+    psycopg asks the server to cancel and waits for the query to end, 5 s each: longer than a stop may take.
+    """
+
+    async def cancel_safe(self, *, timeout: float = CANCEL_SECONDS_MAX) -> None:  # noqa: ASYNC109 - psycopg's signature
+        """Part of psycopg, which calls it when a task that waits for a query is cancelled."""
+        try:
+            await super().cancel_safe(timeout=min(timeout, CANCEL_SECONDS_MAX))
+        except psycopg.Error:
+            hang_up(self)
+
+
+def hang_up(connection: AsyncConnection[TupleRow]) -> None:
+    """Make whoever waits for an answer of the server fail at once; the server rolls back what is not committed."""
+    if not connection.closed:
+        # A duplicate, because closing the socket object would close libpq's own.
+        with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
@@ -24,7 +21,7 @@ from psycopg.rows import TupleRow
 
 from ingestor import statements, wire
 from ingestor.batch import KEPT_PAYLOAD_BYTES_MAX, Batch, Rejection, Row, first_of_each, in_key_order, newest_per_device
-from ingestor.database import connect
+from ingestor.database import connect, hang_up
 from ingestor.failures import failure_kind
 from ingestor.schema.partitions import ensure_partitions
 from ingestor.statements import Statements
@@ -89,10 +86,8 @@ class Sink:
 
     def abort(self) -> None:
         """Make a `store` that waits for a silent server fail at once."""
-        if self._connection is not None and not self._connection.closed:
-            # A duplicate, because closing the socket object would close libpq's own.
-            with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as same:
-                same.shutdown(socket.SHUT_RDWR)
+        if self._connection is not None:
+            hang_up(self._connection)
 
     async def _connected(self) -> AsyncConnection[TupleRow]:
         if self._connection is None:

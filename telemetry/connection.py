@@ -9,38 +9,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import ssl
 from collections.abc import Callable, Sequence
 from typing import Self, TypeVar, cast
 
 import mqtt5
 
+from telemetry.answers import PACKET_IDS, Answer, Answers, fail
 from telemetry.errors import (
     LinkError,
     LinkLost,
     connect_refused,
     disconnected,
+    lost,
+    not_unsubscribed,
     publish_refused,
     subscribe_refused,
+    too_large_to_publish,
+    unreachable,
+    wrong_port,
 )
 from telemetry.options import LinkOptions
+from telemetry.packets import PacketStream
 
 logger = logging.getLogger(__name__)
 
-PACKET_IDS = 65535
 # A silent connection is given up after this many pings without any answer, three of which fit the keepalive.
 SILENT_PINGS_MAX = 2
 # A reason code from here on is a failure (MQTT 5, section 2.4).
 FAILURE_CODES = 0x80
-# Fixed header: one byte of type and flags, then up to four of remaining length (MQTT 5, section 2.1).
-FIXED_HEADER_BYTES_MAX = 5
 # How long a goodbye may take before the socket is simply closed.
 CLOSE_SECONDS_MAX = 2.0
 
 OnPublish = Callable[["Connection", list[mqtt5.PublishPacket]], None]
-T = TypeVar("T")
-Answer = mqtt5.PubAckPacket | mqtt5.SubAckPacket | mqtt5.UnsubAckPacket
+A = TypeVar("A", mqtt5.PubAckPacket, mqtt5.SubAckPacket, mqtt5.UnsubAckPacket)
 
 
 class Connection(asyncio.Protocol):
@@ -51,11 +52,10 @@ class Connection(asyncio.Protocol):
         self._on_publish = on_publish
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._partial = b""
+        self._stream = PacketStream(options.packet_bytes_max)
         self._connack: asyncio.Future[mqtt5.ConnAckPacket] = self._loop.create_future()
         self._closed: asyncio.Future[LinkError] = self._loop.create_future()
-        self._answers: dict[int, asyncio.Future[Answer]] = {}
-        self._last_packet_id = 0
+        self._answers = Answers()
         self._slots = asyncio.Semaphore(PACKET_IDS)
         self._writable = asyncio.Event()
         self._writable.set()
@@ -63,6 +63,7 @@ class Connection(asyncio.Protocol):
         self._reading = True
         self._heard = True
         self._silent_pings = 0
+        self._ping_seconds = options.keepalive_seconds / (SILENT_PINGS_MAX + 1)
         self._ping_timer: asyncio.TimerHandle | None = None
         self.session_present = False
         self.packet_bytes_max: int | None = None
@@ -80,10 +81,10 @@ class Connection(asyncio.Protocol):
                     lambda: cls(options, on_publish), options.broker.host, options.broker.port, ssl=options.tls
                 )
                 await connection._handshake()  # noqa: SLF001 - its own class
-        except (OSError, TimeoutError) as error:
+        except (OSError, UnicodeError) as error:  # asyncio's for a host name that cannot be one
             if connection is not None:
                 connection.abort(LinkLost("gave up connecting"))
-            raise LinkLost(_unreachable(options, error)) from None
+            raise unreachable(options.broker, error, options.connect_timeout_seconds) from None
         except BaseException:
             if connection is not None:
                 connection.abort(LinkLost("gave up connecting"))
@@ -111,8 +112,8 @@ class Connection(asyncio.Protocol):
         self.session_present = connack.session_present
         self.packet_bytes_max = connack.max_packet_size
         self._slots = asyncio.Semaphore(min(connack.receive_max, PACKET_IDS))
-        keepalive = connack.server_keep_alive or options.keepalive_seconds
-        self._ping_seconds = keepalive / (SILENT_PINGS_MAX + 1)
+        if connack.server_keep_alive:
+            self._ping_seconds = connack.server_keep_alive / (SILENT_PINGS_MAX + 1)
         self._ping_timer = self._loop.call_later(self._ping_seconds, self._ping)
 
     # What the caller does
@@ -135,38 +136,45 @@ class Connection(asyncio.Protocol):
             retain_handling=mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS,
         )
         self._write(mqtt5.SubscribePacket(packet_id, [wanted]).write())
-        suback = await self._in_time(answer, "SUBSCRIBE")
-        if isinstance(suback, mqtt5.SubAckPacket) and int(suback.reason_codes[0]) >= FAILURE_CODES:
-            raise subscribe_refused(topic_filter, suback.reason_codes[0], suback.reason_str)
+        suback = await self._in_time(answer, mqtt5.SubAckPacket)
+        # QoS 0 granted is not good enough: it would lose what is under way when anything is cut.
+        if suback.reason_codes != [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE]:
+            raise subscribe_refused(topic_filter, suback.reason_codes, suback.reason_str)
 
     async def unsubscribe(self, topic_filter: str) -> None:
         """Unsubscribe; a filter that was not subscribed is fine. Raises LinkError."""
         packet_id, answer = self._expect_answer()
         self._write(mqtt5.UnsubscribePacket(packet_id, [topic_filter]).write())
-        await self._in_time(answer, "UNSUBSCRIBE")
+        unsuback = await self._in_time(answer, mqtt5.UnsubAckPacket)
+        for code in unsuback.reason_codes:
+            if int(code) >= FAILURE_CODES:
+                logger.warning("%s", not_unsubscribed(topic_filter, code, unsuback.reason_str))
 
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1) -> None:
         """Publish and, with QoS 1, wait for the broker's word that it has the message.
 
         Waits while the broker's Receive Maximum is used up or the socket is full. Raises PublishRefused when the broker
-        discarded or refused the message, LinkLost when the connection ended first (it may have it, or not).
+        discarded or refused the message, or would because of its size; LinkLost when the connection ended first (it may
+        have it, or not); ValueError for a topic that is none.
         """
         if not self._writable.is_set():
             await self._writable.wait()
         if qos == 0:
             self._raise_if_closed()
-            self._write(mqtt5.PublishPacket(topic, payload).write())
+            self._write(self._within_limit(mqtt5.PublishPacket(topic, payload)))
             return
         await self._slots.acquire()
         try:
             self._raise_if_closed()
-            packet_id, answer = self._expect_answer()
-            answer.add_done_callback(lambda _: self._slots.release())
+            packet_id = self._answers.free_packet_id()
+            packet = mqtt5.PublishPacket(topic, payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id)
+            data = self._within_limit(packet)
         except BaseException:
             self._slots.release()
             raise
-        packet = mqtt5.PublishPacket(topic, payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id).write()
-        self._write(packet)
+        answer = self._answers.expect(packet_id)
+        answer.add_done_callback(lambda _: self._slots.release())
+        self._write(data)
         # Shielded: a caller that gives up must not free a packet id that the broker still holds.
         puback = await asyncio.shield(answer)
         if isinstance(puback, mqtt5.PubAckPacket) and puback.reason_code != mqtt5.PubAckReasonCode.SUCCESS:
@@ -198,16 +206,17 @@ class Connection(asyncio.Protocol):
 
     async def disconnect(self) -> None:
         """Say goodbye and close; the session stays at the broker for as long as its expiry says."""
+        goodbye = LinkLost("we disconnected")
         if self._error is None:
             self._write(mqtt5.DisconnectPacket().write())
-            self._end(LinkLost("we disconnected"))
+            self._end(goodbye)
             if self._transport is not None:
                 self._transport.close()
         try:
-            async with asyncio.timeout(CLOSE_SECONDS_MAX):
-                await self.closed()
-        except TimeoutError:
-            self.abort(LinkLost("we disconnected"))
+            await asyncio.wait([self._closed], timeout=CLOSE_SECONDS_MAX)
+        finally:
+            # What a broker that reads no more has not taken by now, it never will.
+            self.abort(goodbye)
 
     def abort(self, error: LinkError) -> None:
         """Drop the connection at once."""
@@ -223,97 +232,69 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of asyncio.Protocol."""
-        why = f": {_why(exc)}" if exc is not None else ""
-        self._end(LinkLost(f"the connection to the broker at {self._options.broker} was cut{why}"))
+        broker = self._options.broker
+        welcomed = self._connack.done()
+        error = lost(broker, exc) if welcomed else wrong_port(broker, "closed the connection without an answer", exc)
+        self._end(error)
         if not self._closed.done():
-            self._closed.set_result(self._error or LinkLost("closed"))
+            self._closed.set_result(self._error or error)
 
     def pause_writing(self) -> None:
-        """Part of asyncio.Protocol: the socket is full."""
-        self._writable.clear()
+        """Part of asyncio.Protocol: the socket is full. After the end nobody is to wait for it."""
+        if self._error is None:
+            self._writable.clear()
 
     def resume_writing(self) -> None:
         """Part of asyncio.Protocol: there is room again."""
         self._writable.set()
 
     def data_received(self, data: bytes) -> None:
-        """Part of asyncio.Protocol, and the hot path: 0.35 µs a PUBLISH, most of it in the codec."""
+        """Part of asyncio.Protocol."""
+        if self._error is not None:
+            return  # TLS hands over what it still holds when it closes; nobody is there to take it
         self._heard = True
-        if self._partial:
-            data = self._partial + data
-        view = memoryview(data)
-        read, publish = mqtt5.read, mqtt5.PublishPacket
-        at, end = 0, len(data)
-        publishes: list[mqtt5.PublishPacket] = []
-        try:
-            while at < end:
-                packet, size = read(view[at:])
-                at += size
-                if type(packet) is publish:
-                    publishes.append(packet)
-                else:
-                    self._handle(packet)
-        except IndexError:
-            if not self._may_be_incomplete(view[at:]):
-                return
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 - the codec's panic on bad UTF-8 is not an Exception
-            self._malformed(f"sent a packet that is not MQTT 5 ({error})")
-            return
-        self._partial = data[at:]
-        if publishes and self._on_publish is not None:
-            self._on_publish(self, publishes)
+        publishes, others, problem = self._stream.feed(data)
+        for packet in others:
+            self._handle(packet)
+        if publishes:
+            self._hand_on(publishes)
+        if problem is not None:
+            self._malformed(problem)
 
     # How it works
 
     def _handle(self, packet: mqtt5.Packet) -> None:
         match packet:
-            case mqtt5.PubAckPacket() | mqtt5.SubAckPacket() | mqtt5.UnsubAckPacket():
-                answer = self._answers.pop(packet.packet_id, None)
-                if answer is not None and not answer.done():
-                    answer.set_result(packet)
-            case mqtt5.PingRespPacket():
-                pass
             case mqtt5.ConnAckPacket() if not self._connack.done():
                 self._connack.set_result(packet)
             case mqtt5.DisconnectPacket():
                 options = self._options
                 self.abort(disconnected(str(options.broker), packet.reason_code, packet.reason_str, options.client_id))
+            case mqtt5.PubAckPacket() | mqtt5.SubAckPacket() | mqtt5.UnsubAckPacket() if self._connack.done():
+                self._answers.arrived(packet)
+            case mqtt5.PingRespPacket() if self._connack.done():
+                pass
             case _:
                 self._malformed(f"sent a {type(packet).__name__}, which has no place here")
 
-    def _may_be_incomplete(self, rest: memoryview) -> bool:
-        """Whether more bytes can make a packet of `rest`; if not, the connection is given up.
-
-        The codec says "not enough bytes" both for a packet whose end has not come and for one whose inside lies about
-        its lengths; waiting for more of the latter would be waiting forever.
-        """
-        size, shift = 0, 0
-        for index in range(1, FIXED_HEADER_BYTES_MAX):
-            if index >= len(rest):
-                return True
-            size |= (rest[index] & 0x7F) << shift
-            shift += 7
-            if rest[index] < 0x80:  # noqa: PLR2004 - the continuation bit (MQTT 5, section 1.5.5)
-                size += index + 1
-                break
-        if size > self._options.packet_bytes_max:
-            self._malformed(f"sent a packet of {size} bytes, more than the {self._options.packet_bytes_max} agreed")
-            return False
-        if size <= len(rest):
-            self._malformed("sent a packet whose lengths do not fit together")
-            return False
-        return True
+    def _hand_on(self, publishes: list[mqtt5.PublishPacket]) -> None:
+        if not self._connack.done():
+            self._malformed("sent a PublishPacket, which has no place here")
+        elif self._on_publish is not None:
+            try:
+                self._on_publish(self, publishes)
+            except Exception as error:
+                logger.exception("could not take %d messages", len(publishes))
+                self.abort(LinkLost(f"a fault of ours while taking messages ({error!r}); they are delivered again"))
 
     def _malformed(self, what: str) -> None:
         broker = self._options.broker
-        text = f"the broker at {broker} {what}"
         if not self._connack.done():
-            text += "; is it an MQTT 5 broker, and is its port the right one?"
-        elif self._error is None:
+            self.abort(wrong_port(broker, what))
+            return
+        if self._error is None:
             self._write(mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.MALFORMED_PACKET).write())
-        self.abort(LinkLost(text))
+        self.abort(LinkLost(f"the broker at {broker} {what}"))
 
     def _ping(self) -> None:
         if self._error is not None:
@@ -332,24 +313,27 @@ class Connection(asyncio.Protocol):
 
     def _expect_answer(self) -> tuple[int, asyncio.Future[Answer]]:
         self._raise_if_closed()
-        packet_id = self._last_packet_id
-        while True:
-            packet_id = packet_id % PACKET_IDS + 1
-            if packet_id not in self._answers:
-                break
-            if packet_id == self._last_packet_id:
-                raise LinkLost("all packet ids are in use")
-        self._last_packet_id = packet_id
-        answer: asyncio.Future[Answer] = self._loop.create_future()
-        self._answers[packet_id] = answer
-        return packet_id, answer
+        packet_id = self._answers.free_packet_id()
+        return packet_id, self._answers.expect(packet_id)
 
-    async def _in_time(self, answer: asyncio.Future[Answer], packet: str) -> Answer:
-        try:
-            async with asyncio.timeout(self._options.connect_timeout_seconds):
-                return await answer
-        except TimeoutError:
-            raise LinkLost(f"the broker at {self._options.broker} did not answer {packet}") from None
+    async def _in_time(self, answer: asyncio.Future[Answer], kind: type[A]) -> A:
+        broker = self._options.broker
+        while not answer.done():
+            await asyncio.wait([answer], timeout=self._options.connect_timeout_seconds)
+            # While reading is paused the answer waits behind messages, so its absence means nothing.
+            if not answer.done() and self._reading:
+                raise LinkLost(f"the broker at {broker} sent no {kind.__name__} in time")
+        packet = answer.result()
+        if not isinstance(packet, kind):
+            raise LinkLost(f"the broker at {broker} sent a {type(packet).__name__} where a {kind.__name__} was due")
+        return packet
+
+    def _within_limit(self, packet: mqtt5.PublishPacket) -> bytes:
+        """The bytes of a packet that the broker takes; a larger one would cost us the connection."""
+        data = packet.write()
+        if self.packet_bytes_max is not None and len(data) > self.packet_bytes_max:
+            raise too_large_to_publish(len(data), self.packet_bytes_max)
+        return data
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None and self._error is None:
@@ -357,7 +341,8 @@ class Connection(asyncio.Protocol):
 
     def _raise_if_closed(self) -> None:
         if self._error is not None:
-            raise self._error
+            # Without its traceback, to which every raise would add.
+            raise self._error.with_traceback(None)
 
     def _end(self, error: LinkError) -> None:
         """The first reason is the one that counts; everybody who waits for an answer hears it."""
@@ -369,38 +354,5 @@ class Connection(asyncio.Protocol):
         self._writable.set()
         # One wakes the next: each waiter finds the connection closed and gives its slot back.
         self._slots.release()
-        _fail(self._connack, error)
-        for answer in self._answers.values():
-            _fail(answer, error)
-        self._answers.clear()
-
-
-def _fail(future: asyncio.Future[T], error: LinkError) -> None:
-    if not future.done():
-        future.set_exception(error)
-        # Where nobody waits any more (a publisher that gave up), that is not worth a warning.
-        future.exception()
-
-
-def _unreachable(options: LinkOptions, error: OSError) -> str:
-    broker = options.broker
-    match error:
-        case TimeoutError():
-            return f"no answer from the broker at {broker} within {options.connect_timeout_seconds:g} s; check MQTT_URL"
-        case socket.gaierror():
-            return f"the broker's host {broker.host!r} is not known; check MQTT_URL"
-        case ssl.SSLCertVerificationError():
-            return (
-                f"the certificate of the broker at {broker} is not trusted ({error.verify_message}); "
-                "set MQTT_TLS_CA to the CA that signed it"
-            )
-        case ssl.SSLError():
-            return f"no TLS with the broker at {broker} ({error.reason or error}); is that its TLS port?"
-        case _:
-            return f"no connection to a broker at {broker} ({_why(error)}); is it running? Check MQTT_URL"
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return str(error).lower() or type(error).__name__
+        fail(self._connack, error)
+        self._answers.fail(error)

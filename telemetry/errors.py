@@ -6,9 +6,16 @@ not be stored, the next one may), `LinkRefused` (give up: only a person can chan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
 
 import mqtt5
+
+from config.settings import BrokerAddress
 
 _Connack = mqtt5.ConnAckReasonCode
 _Disconnect = mqtt5.DisconnectReasonCode
@@ -50,6 +57,7 @@ _CONNECT_ADVICE: Mapping[int, str] = {
     int(_Connack.BAD_AUTHENTICATION_METHOD): "it wants an authentication method that wattline does not have",
     int(_Connack.PACKET_TOO_LARGE): "the CONNECT packet was too large for it; use a shorter MQTT_CLIENT_ID",
     int(_Connack.QUOTA_EXCEEDED): "a quota of the broker is exceeded (connections, or sessions)",
+    int(_Connack.QUALITY_NOT_SUPPORTED): "it does not take QoS 1, which wattline needs",
     int(_Connack.USE_ANOTHER_SERVER): "it asks to use another server; change MQTT_URL",
     int(_Connack.SERVER_MOVED): "it has moved for good; change MQTT_URL",
     int(_Connack.CONNECTION_RATE_EXCEEDED): "too many connections at a time; it asks to slow down",
@@ -68,6 +76,7 @@ _DISCONNECT_ADVICE: Mapping[int, str] = {
     int(_Disconnect.PACKET_TOO_LARGE): "a packet of ours was too large for it",
     int(_Disconnect.MESSAGE_RATE_TOO_HIGH): "too many messages a second for it",
     int(_Disconnect.QUOTA_EXCEEDED): "a quota of the broker is exceeded",
+    int(_Disconnect.QOS_NOT_SUPPORTED): "it does not take QoS 1, which wattline needs",
     int(_Disconnect.ADMINISTRATIVE_ACTION): "it was told to disconnect us; ask who runs the broker",
     int(_Disconnect.USE_ANOTHER_SERVER): "it asks to use another server; change MQTT_URL",
     int(_Disconnect.SERVER_MOVED): "it has moved for good; change MQTT_URL",
@@ -88,6 +97,7 @@ _PUBLISH_ADVICE: Mapping[int, str] = {
 }
 
 _SUBSCRIBE_ADVICE: Mapping[int, str] = {
+    int(_Suback.GRANTED_QOS_AT_MOST_ONCE): "it grants QoS 0 only, and wattline needs QoS 1 to lose nothing",
     int(_Suback.NOT_AUTHORIZED): "not authorized; allow this user to read it in the broker's access rules",
     int(_Suback.TOPIC_FILTER_INVALID): "it does not accept the filter",
     int(_Suback.QUOTA_EXCEEDED): "a quota of the broker is exceeded",
@@ -120,12 +130,66 @@ def publish_refused(code: mqtt5.PubAckReasonCode, said: str | None) -> PublishRe
     return PublishRefused(int(code), f"the broker did not take the message: {_worded(_PUBLISH_ADVICE, code, said)}")
 
 
-def subscribe_refused(topic_filter: str, code: mqtt5.SubAckReasonCode, said: str | None) -> LinkLost:
-    """The error for a SUBACK other than granted."""
-    return LinkLost(f"the broker refused the subscription to {topic_filter}: {_worded(_SUBSCRIBE_ADVICE, code, said)}")
+def too_large_to_publish(size: int, size_max: int) -> PublishRefused:
+    """The error for a PUBLISH that is larger than the broker said it takes; it was not sent."""
+    return PublishRefused(
+        int(_Disconnect.PACKET_TOO_LARGE), f"the message makes a packet of {size} bytes, the broker takes {size_max}"
+    )
 
 
-def _worded(advice: Mapping[int, str], code: int, said: str | None) -> str:
-    text = advice.get(int(code)) or str(code).rpartition(".")[2].lower().replace("_", " ")
+def subscribe_refused(topic_filter: str, codes: Sequence[mqtt5.SubAckReasonCode], said: str | None) -> LinkLost:
+    """The error for a SUBACK to one filter that grants anything but QoS 1."""
+    why = _worded(_SUBSCRIBE_ADVICE, codes[0], said) if len(codes) == 1 else f"{len(codes)} reason codes instead of one"
+    return LinkLost(f"the broker refused the subscription to {topic_filter}: {why}")
+
+
+def not_unsubscribed(topic_filter: str, code: mqtt5.UnsubAckReasonCode, said: str | None) -> str:
+    """What to say about an UNSUBACK that is a failure: messages may come twice, which is harmless."""
+    return f"the broker did not unsubscribe {topic_filter}: {_worded({}, code, said)}"
+
+
+def unreachable(broker: BrokerAddress, error: OSError | UnicodeError, seconds: float) -> LinkLost:
+    """The error for a connection that did not come about within `seconds`, network and TLS included."""
+    match error:
+        case TimeoutError():
+            text = f"no answer from the broker at {broker} within {seconds:g} s; check MQTT_URL"
+        case socket.gaierror() | UnicodeError():
+            text = f"the broker's host {broker.host!r} is not known; check MQTT_URL"
+        case ssl.SSLCertVerificationError():
+            text = (
+                f"the certificate of the broker at {broker} is not trusted ({error.verify_message}); "
+                "set MQTT_TLS_CA to the CA that signed it"
+            )
+        case ssl.SSLError() | ConnectionResetError() | ConnectionAbortedError() if broker.tls:
+            text = f"no TLS with the broker at {broker} ({_why(error)}); is that its TLS port?"
+        case _:
+            text = f"no connection to a broker at {broker} ({_why(error)}); is it running? Check MQTT_URL"
+    return LinkLost(text)
+
+
+def wrong_port(broker: BrokerAddress, what: str, error: Exception | None = None) -> LinkLost:
+    """The error for whoever answers our CONNECT as no MQTT 5 broker does."""
+    why = f" ({_why(error)})" if error is not None else ""
+    hint = "is it an MQTT 5 broker, and is its port the right one (MQTT_URL: mqtts:// for TLS, mqtt:// without)?"
+    return LinkLost(f"the broker at {broker} {what}{why}; {hint}")
+
+
+def lost(broker: BrokerAddress, error: Exception | None) -> LinkLost:
+    """The error for a connection that ended without a word."""
+    why = f": {_why(error)}" if error is not None else ""
+    return LinkLost(f"the connection to the broker at {broker} was cut{why}")
+
+
+def _worded(advice: Mapping[int, str], code: IntEnum, said: str | None) -> str:
+    text = advice.get(int(code)) or code.name.lower().replace("_", " ")
     said_too = f"; it says: {said[:200]!r}" if said else ""
     return f"{text} (reason code 0x{int(code):02X}){said_too}"
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    # asyncio's own texts name addresses, and join the errors of several into one; the numbers say what went wrong.
+    numbers = re.findall(r"\[Errno (\d+)\]", str(error))
+    said = [os.strerror(int(number)).lower() for number in dict.fromkeys(numbers)]
+    return ", ".join(said) or str(error).lower() or type(error).__name__

@@ -10,9 +10,9 @@ import mqtt5
 
 # Fixed header: one byte of type and flags, then up to four of remaining length (MQTT 5, section 2.1).
 FIXED_HEADER_BYTES_MAX = 5
-# What a packet may begin with: its type, and flags that are fixed for all but PUBLISH (MQTT 5, section 2.1.3). Most
-# other protocols differ in their first byte: HTTP, SSH, TLS.
-FIRST_BYTES = frozenset({0x10, 0x20, *range(0x30, 0x40), *range(0x40, 0x62, 0x10), 0x62, 0x70, 0x82})
+# What a broker's packet begins with: its type, and flags that are fixed for all but PUBLISH (MQTT 5, section 2.1.3).
+# Most other protocols are known by their first byte: HTTP, SSH, TLS.
+FIRST_BYTES = frozenset({0x20, *range(0x30, 0x40), 0x40, 0x50, 0x62, 0x70, 0x90, 0xB0, 0xD0, 0xE0, 0xF0})
 
 
 class PacketStream:

@@ -17,9 +17,10 @@ from psycopg.rows import TupleRow
 
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
+from ingestor.batch import KEPT_PAYLOAD_BYTES_MAX
 from ingestor.database import connect, explain
 from ingestor.rejected.listing import SHOWN_BYTES, as_json, as_text
-from ingestor.rejected.quarantine import KEPT_PAYLOAD_BYTES_MAX, Choice, newest
+from ingestor.rejected.quarantine import Choice, newest
 from ingestor.rejected.replay import Outcome, rehearse, replay
 from telemetry.errors import LinkError
 from telemetry.mqtt import Link, LinkOptions
@@ -29,7 +30,7 @@ OK, FAILED = 0, 1
 LIST_MAX = 1000
 IDS_SHOWN_MAX = 20
 ID_MAX = 2**63 - 1
-CONNECT_SECONDS = 15.0
+CONNECT_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -139,8 +140,12 @@ def _number(most: int) -> Callable[[str], int]:
     """A type for argparse: a whole number from 1 to `most`."""
 
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {most:,}")
-        return int(text)
+        try:
+            number = int(text)
+        except ValueError:
+            number = 0
+        if not 1 <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 to {most:,}")
+        return number
 
     return parse

@@ -14,9 +14,9 @@ WaitForFlush = Callable[[], int]
 
 GATE = 42
 
-_WAITING = """
+_BLOCKED = """
     SELECT pid FROM pg_stat_activity
-    WHERE datname = current_database() AND application_name = 'wattline ingest' AND wait_event_type = 'Lock'
+    WHERE datname = current_database() AND application_name = %s AND wait_event_type = 'Lock'
 """
 # A deferred constraint trigger runs inside COMMIT, after everything else.
 _GATE_AT_COMMIT = f"""
@@ -49,8 +49,13 @@ def make_gate(url: str) -> None:
         connection.execute(_GATE_AT_COMMIT)
 
 
-def _wait_for_flush(url: str, condition: str = "") -> int:
+def wait_until_blocked(url: str, application: str, condition: str = "") -> int:
+    """Until a session of this name waits for a lock; its pid."""
     with psycopg.connect(url, autocommit=True) as connection:
-        query = (_WAITING + condition).encode()
-        row = wait_until(lambda: connection.execute(query).fetchone(), 10, "a flush waits")
+        query = (_BLOCKED + condition).encode()
+        row = wait_until(lambda: connection.execute(query, [application]).fetchone(), 10, f"{application} waits")
         return int(row[0])
+
+
+def _wait_for_flush(url: str, condition: str = "") -> int:
+    return wait_until_blocked(url, "wattline ingest", condition)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -13,6 +12,7 @@ from ingestor.schema.locks import AdvisoryLock
 from tests.backends import Broker, Database
 from tests.devices import Device, readings_of_fleet
 from tests.faults.counting import assert_books_balance, assert_stored_once, rows_in_history
+from tests.faults.flushes import wait_until_blocked
 from tests.faults.load import Load, publish_all
 from tests.metrics import metric
 from tests.processes import WattlineProcess
@@ -20,9 +20,10 @@ from tests.proxy import TcpProxy
 from tests.waiting import wait_until
 
 StartIngestor = Callable[..., WattlineProcess]
+ProxyFactory = Callable[[int], TcpProxy]
 
 STOP_SECONDS_MAX = 10.0
-QUICKLY = 2.0
+QUICKLY = 3.0
 
 
 def through(proxy: TcpProxy, url: str) -> str:
@@ -31,8 +32,9 @@ def through(proxy: TcpProxy, url: str) -> str:
 
 
 @pytest.fixture
-def proxy(proxy_factory: Callable[[int], TcpProxy], postgres_server: Database) -> TcpProxy:
-    return proxy_factory(postgres_server.port)
+def ways(proxy_factory: ProxyFactory, postgres_server: Database, broker: Broker) -> tuple[TcpProxy, TcpProxy]:
+    """The ways to the database and to the broker."""
+    return proxy_factory(postgres_server.port), proxy_factory(broker.port)
 
 
 def test_under_load_nothing_is_delivered_twice(
@@ -87,25 +89,29 @@ def test_with_the_database_away(
     assert metric(ingestor, "wattline_readings_duplicate_total") == 0
 
 
-def test_with_a_silent_database(
-    start_ingestor: StartIngestor, database_url: str, publisher: Device, proxy: TcpProxy
+def test_with_a_silent_database_and_a_silent_broker(
+    start_ingestor: StartIngestor, database_url: str, publisher: Device, ways: tuple[TcpProxy, TcpProxy]
 ) -> None:
-    """A flush and the maintenance wait for answers that never come."""
-    ingestor = start_ingestor(DATABASE_URL=through(proxy, database_url))
+    """A flush and the maintenance wait for answers that never come, and so does the goodbye."""
+    to_database, to_broker = ways
+    broker_url = f"mqtt://127.0.0.1:{to_broker.port}"
+    ingestor = start_ingestor(DATABASE_URL=through(to_database, database_url), MQTT_URL=broker_url)
     assert ingestor.stop() == 0
     readings = list(readings_of_fleet(1000))
     with psycopg.connect(database_url) as connection:
         connection.execute("LOCK TABLE rejected_messages")
         ingestor.start()
         ingestor.wait_ready()
-        wait_until(lambda: sessions_waiting(connection, "wattline maintenance"), 10, "the maintenance waits")
-        proxy.blackhole()
+        wait_until_blocked(database_url, "wattline maintenance")
+        to_database.blackhole()
         publish_all(publisher, readings)
         wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == len(readings), 10, "all are in hand")
+        to_broker.blackhole()
         assert ingestor.stop(STOP_SECONDS_MAX) == 0
         assert "stopping without the database" in ingestor.output()
-    proxy.cut()
-    proxy.restore()
+    for way in ways:
+        way.cut()
+        way.restore()
     ingestor.start()
     ingestor.wait_ready()
     with Load(publisher, 500) as load:
@@ -118,7 +124,7 @@ def test_while_waiting_for_a_database(
     start_wattline: Callable[..., WattlineProcess],
     postgres_factory: Callable[[], Database],
     broker: Broker,
-    proxy_factory: Callable[[int], TcpProxy],
+    proxy_factory: ProxyFactory,
 ) -> None:
     database = postgres_factory()
     url = database.url_of("energy_db")
@@ -126,15 +132,11 @@ def test_while_waiting_for_a_database(
     ingestor = start_wattline("ingest", DATABASE_URL=through(proxy, url), MQTT_URL=broker.url)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", [int(AdvisoryLock.MIGRATIONS)])
-        wait_until(
-            lambda: sessions_waiting(connection, "wattline ingest start"), 10, "it waits for its turn to migrate"
-        )
+        wait_until_blocked(url, "wattline ingest start")
         assert ingestor.stop(QUICKLY) == 0
 
         ingestor.start()
-        wait_until(
-            lambda: sessions_waiting(connection, "wattline ingest start"), 10, "it waits for its turn to migrate"
-        )
+        wait_until_blocked(url, "wattline ingest start")
         proxy.blackhole()
         assert ingestor.stop(QUICKLY) == 0
     proxy.cut()
@@ -149,8 +151,3 @@ def test_while_waiting_for_a_database(
     wait_until(lambda: "nothing listens there" in ingestor.output(), 10, "it waits for a server")
     assert ingestor.stop(QUICKLY) == 0
     assert "Traceback" not in ingestor.output()
-
-
-def sessions_waiting(connection: psycopg.Connection[Any], application: str) -> int:
-    query = "SELECT FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'"
-    return connection.execute(query, [application]).rowcount

@@ -126,6 +126,11 @@ def test_a_head_that_does_not_end_ends_the_connection(monkeypatch: pytest.Monkey
     assert converse(drip).count(b"HTTP/1.1 200 OK") == beginning.count(GET)
 
 
+def test_a_silent_connection_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS_MAX", 0.2)
+    assert converse(sending()) == b""
+
+
 def test_a_slow_answer_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS_MAX", 0.1)
 

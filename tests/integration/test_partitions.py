@@ -350,6 +350,27 @@ def test_a_run_that_is_killed_before_it_drops_is_finished_by_the_next(
     asyncio.run(scenario())
 
 
+def test_a_late_reading_that_brings_a_day_back_stops_its_dropping_until_the_next_run(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detach = partitions._detach
+
+    async def detach_then_a_late_reading_comes(*arguments: Any) -> None:
+        await detach(*arguments)
+        await database.ensure(DAY)
+        await database.rows(INSERT_METER, "METER-1", NOON)
+
+    async def scenario() -> None:
+        await database.ensure(DAY)
+        with monkeypatch.context() as patch:
+            patch.setattr(partitions, "_detach", detach_then_a_late_reading_comes)
+            assert METER_DAY not in await database.drop(1, NOON + timedelta(days=9))
+        assert await database.rows("SELECT count(*) FROM meter_readings_history") == [(1,)]
+        assert METER_DAY in await database.drop(1, NOON + timedelta(days=9))
+
+    asyncio.run(scenario())
+
+
 def test_a_day_that_somebody_detached_to_keep_is_left_alone(database: Database) -> None:
     async def scenario() -> None:
         await database.ensure(DAY)
