@@ -33,6 +33,8 @@ REPEAT_LOG_SECONDS = 60.0
 # A broker that went away refuses the next connection. One that takes it and cuts it again, over and over, has most
 # likely given our session to somebody else: Mosquitto says so (0x8E) only from 2.0.15 on, and Debian 12 has 2.0.11.
 SUSPICIOUS_CUTS = 3
+# The other one, cut by us in turn, is back within its own backoff.
+SUSPICIOUS_SECONDS = 2 * BACKOFF_SECONDS_MAX
 
 
 class Link:
@@ -64,12 +66,12 @@ class Link:
     @property
     def connection(self) -> Connection | None:
         """The present connection, subscribed and open; None between two."""
-        return self._connection
+        return self._connection if self._connection is not None and self._connection.is_open else None
 
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1) -> None:
         """As `Connection.publish`; raises LinkLost at once while not connected, with the reason."""
         if self._connection is None:
-            raise self._reason
+            raise self._why_not()
         await self._connection.publish(topic, payload, qos=qos)
 
     async def wait_connected(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - reads better at the caller
@@ -78,9 +80,9 @@ class Link:
             async with asyncio.timeout(timeout), self._changed:
                 await self._changed.wait_for(lambda: self._connection or isinstance(self._reason, LinkRefused))
         except TimeoutError:
-            raise self._reason from None
+            raise self._why_not() from None
         if self._connection is None:
-            raise self._reason
+            raise self._why_not()
 
     async def run(self) -> None:
         """Keep the link up until cancelled; then disconnect. Raises LinkRefused when only a person can help."""
@@ -97,10 +99,11 @@ class Link:
                 try:
                     error = await connection.closed()
                 finally:
+                    self._connection, self._reason = None, LinkLost("the link to the broker has been closed")
                     await connection.disconnect()
-                cuts += 1
-                if time.monotonic() - started > GOOD_CONNECTION_SECONDS:
-                    failures = 0
+                lasted = time.monotonic() - started
+                failures = 0 if lasted > GOOD_CONNECTION_SECONDS else failures
+                cuts = cuts + 1 if lasted < SUSPICIOUS_SECONDS else 0
             except LinkError as refused:
                 error = refused
                 cuts = 0
@@ -139,6 +142,10 @@ class Link:
             self._logged = (str(error), time.monotonic())
         await asyncio.sleep(delay)
 
+    def _why_not(self) -> LinkError:
+        # Without its traceback, to which every raise would add: publishers may ask thousands of times a second.
+        return self._reason.with_traceback(None)
+
     async def _set(self, connection: Connection | None, reason: LinkError | None) -> None:
         async with self._changed:
             self._connection = connection
@@ -155,6 +162,8 @@ class Link:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+            if not self._task.cancelled():
+                self._task.result()  # None, or a fault of ours that nobody has seen yet
 
     async def _run_quietly(self) -> None:
         """A refusal reaches whoever waits for the connection or publishes, not the event loop's error log."""
