@@ -205,13 +205,12 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     async def disconnect(self) -> None:
-        """Say goodbye and close; the session stays at the broker for as long as its expiry says."""
+        """Say goodbye and let the broker close; the session stays there for as long as its expiry says."""
         goodbye = LinkLost("we disconnected")
         if self._error is None:
             self._write(mqtt5.DisconnectPacket().write())
             self._end(goodbye)
-            if self._transport is not None:
-                self._transport.close()
+            self._hear_out()
         try:
             await asyncio.wait([self._closed], timeout=CLOSE_SECONDS_MAX)
         finally:
@@ -338,6 +337,19 @@ class Connection(asyncio.Protocol):
     def _write(self, data: bytes) -> None:
         if self._transport is not None and self._error is None:
             self._transport.write(data)
+
+    def _hear_out(self) -> None:
+        """Read on, into nothing, until the broker closes.
+
+        Who closes a socket with something unread resets the connection, and the broker loses the acknowledgements that
+        it has not read yet: it would deliver those messages again.
+        """
+        transport = self._transport
+        if transport is not None:
+            if not self._reading:
+                transport.resume_reading()
+            if transport.can_write_eof():
+                transport.write_eof()
 
     def _raise_if_closed(self) -> None:
         if self._error is not None:

@@ -98,8 +98,10 @@ class Link:
                 connected_before = True
                 try:
                     error = await connection.closed()
+                except asyncio.CancelledError:
+                    self._connection, self._reason = None, LinkLost("we closed the link to the broker")
+                    raise
                 finally:
-                    self._connection, self._reason = None, LinkLost("the link to the broker has been closed")
                     await connection.disconnect()
                 lasted = time.monotonic() - started
                 failures = 0 if lasted > GOOD_CONNECTION_SECONDS else failures

@@ -15,6 +15,7 @@ from telemetry.connection import Connection
 from telemetry.errors import LinkError, LinkLost, LinkRefused
 from telemetry.options import LinkOptions
 from tests.fake_broker import FakeBroker, anyio_backend, nothing_left_behind, opened  # noqa: F401 - fixtures
+from tests.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -302,7 +303,7 @@ async def test_paused_reading_is_not_mistaken_for_a_silent_broker():
             assert got == []
             connection.resume_reading()
             session.send(mqtt5.PublishPacket("a", b"next"))
-            await until(lambda: got == [b"waiting", b"next"])
+            await wait_until_async(lambda: got == [b"waiting", b"next"])
             assert connection.is_open
 
 
@@ -414,9 +415,3 @@ async def fill(connection: Connection) -> None:
     """Publish until neither socket nor buffer takes more."""
     while connection._writable.is_set():
         await connection.publish("a", b"x" * 100_000, qos=0)
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(2):
-        while not condition():
-            await asyncio.sleep(0.005)

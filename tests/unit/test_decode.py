@@ -1,0 +1,107 @@
+"""Decode: nothing that a device sends raises, and every message is accounted for."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import mqtt5
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingestor.batch import Batch
+from ingestor.decode import Decoder, KeepLimit
+from tests.devices import iso, meter_reading, vehicle_reading
+
+NOW = datetime(2026, 1, 31, 14, 0, tzinfo=UTC)
+TOPICS = st.sampled_from(
+    [
+        "v1/telemetry/meter/M",
+        "v1/telemetry/vehicle/V",
+        "v1/telemetry/meter/",
+        "v1/telemetry/x",
+        "v1/telemetry/meter/M/x",
+    ]
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+readings = st.fixed_dictionaries(
+    {
+        "meterId": st.sampled_from(["M", "N"]) | json_values,
+        "kwhConsumedAc": st.floats(-1, 2e6) | json_values,
+        "voltage": st.floats(0, 500),
+        "timestamp": st.datetimes(timezones=st.just(UTC)).map(iso) | json_values,
+    }
+)
+payloads = (
+    st.binary()
+    | json_values.map(json.dumps).map(str.encode)
+    | (readings | st.lists(readings | json_values)).map(json.dumps).map(str.encode)
+)
+
+
+def decoder() -> Decoder:
+    return Decoder(max_skew_seconds=300, max_age_days=30, keep_limit=KeepLimit(1_000_000))
+
+
+def decode(*messages: tuple[str, bytes | object]) -> tuple[Batch, dict[str, int]]:
+    batch = Batch()
+    packets = [
+        mqtt5.PublishPacket(topic, payload if isinstance(payload, bytes) else json.dumps(payload).encode())
+        for topic, payload in messages
+    ]
+    return batch, decoder().decode(packets, batch, NOW.timestamp()).readings
+
+
+@given(st.lists(st.tuples(TOPICS, payloads)))
+def test_whatever_is_sent_nothing_raises_and_the_books_balance(messages):
+    batch, received = decode(*messages)
+    assert batch.messages == len(messages)
+    assert sum(received.values()) == batch.readings == len(batch.meters) + len(batch.vehicles) + len(batch.rejected)
+    for rejection in batch.rejected:
+        assert "\n" not in rejection.reason
+        assert rejection.reason.isprintable() or "\\" in rejection.reason
+
+
+@given(st.binary(max_size=50))
+def test_bytes_of_one_payload_never_reach_its_neighbour(noise):
+    batch, _ = decode(
+        ("v1/telemetry/meter/M", meter_reading("M", NOW)),
+        ("v1/telemetry/meter/M", noise),
+        ("v1/telemetry/vehicle/V", vehicle_reading("V", NOW)),
+    )
+    assert [row[0] for row in batch.meters] == ["M"]
+    assert [row[0] for row in batch.vehicles] == ["V"]
+
+
+@given(
+    st.floats(0, 1e6, allow_subnormal=False),
+    st.datetimes(datetime(2026, 1, 2), datetime(2026, 1, 31, 14, 5)),  # noqa: DTZ001 - given their zone below
+)
+def test_a_valid_reading_becomes_its_row_to_the_microsecond(energy, at):
+    moment = at.replace(tzinfo=UTC)
+    batch, _ = decode(("v1/telemetry/meter/M", meter_reading("M", moment, kwhConsumedAc=energy)))
+    expected = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    assert batch.meters == [("M", expected, energy, 238.4)]
+
+
+def test_the_window_of_timestamps_includes_its_ends():
+    ahead, behind = timedelta(seconds=300), timedelta(days=30)
+    moments = [NOW + ahead, NOW + ahead + timedelta.resolution, NOW - behind, NOW - behind - timedelta.resolution]
+    batch, _ = decode(*(("v1/telemetry/meter/M", meter_reading("M", at)) for at in moments))
+    assert len(batch.meters) == 2
+    assert [rejection.code for rejection in batch.rejected] == ["clock_skew", "too_old"]
+
+
+def test_of_a_duplicate_key_the_last_wins():
+    text = json.dumps(meter_reading("M", NOW)).replace('"voltage": 238.4', '"voltage": "no", "voltage": 7')
+    batch, _ = decode(("v1/telemetry/meter/M", text.encode()))
+    assert batch.meters[0][3] == 7
+
+
+def test_an_offset_is_taken_to_utc():
+    reading = meter_reading("M") | {"timestamp": "2026-01-31T15:30:00.5+01:30"}
+    batch, _ = decode(("v1/telemetry/meter/M", reading))
+    assert batch.meters[0][1] == int(NOW.timestamp() * 1e6) + 500_000
