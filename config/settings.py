@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, unquote, urlsplit
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
     BaseModel,
@@ -163,12 +164,16 @@ class Settings(BaseSettings):
     @classmethod
     def _database_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
+            expected = "expected postgresql://user:pass@host:port/name"
             try:
-                conninfo_to_dict(value.get_secret_value())
-            except Exception as error:  # psycopg's text may quote the password
-                raise ValueError(
-                    "is not a PostgreSQL connection URL (postgresql://user:pass@host:port/name)"
-                ) from error
+                parts = conninfo_to_dict(value.get_secret_value())
+            except psycopg.Error:  # its text may quote the password
+                raise ValueError(expected) from None
+            # A password with an unescaped @ or / spills into host and database name, and from there into the logs.
+            if any("@" in str(parts.get(part, "")) for part in ("host", "port", "dbname")):
+                raise ValueError(f"{expected}; write @ in a password as %40, / as %2F, : as %3A")
+            if not all(port.isdecimal() for port in str(parts.get("port", "5432")).split(",")):
+                raise ValueError(f"{expected}; its port is not a number (write / in a password as %2F)")
         return value
 
     @model_validator(mode="after")

@@ -250,7 +250,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Part of asyncio.Protocol."""
         if self._error is not None:
-            return  # TLS hands over what it still holds when it closes; nobody is there to take it
+            return  # heard out, see _hear_out: nobody is there to take it
         self._heard = True
         publishes, others, problem = self._stream.feed(data)
         for packet in others:
@@ -274,11 +274,11 @@ class Connection(asyncio.Protocol):
             case mqtt5.PingRespPacket() if self._connack.done():
                 pass
             case _:
-                self._malformed(f"sent a {type(packet).__name__}, which has no place here")
+                self._malformed(f"sent an unexpected {type(packet).__name__}")
 
     def _hand_on(self, publishes: list[mqtt5.PublishPacket]) -> None:
         if not self._connack.done():
-            self._malformed("sent a PublishPacket, which has no place here")
+            self._malformed("sent an unexpected PublishPacket")
         elif self._on_publish is not None:
             try:
                 self._on_publish(self, publishes)

@@ -92,13 +92,13 @@ class Link:
             started = time.monotonic()
             try:
                 connection = await self._connect()
-                await self._set(connection, None)
-                if connected_before:
-                    self._on_reconnect()
-                connected_before = True
                 try:
+                    await self._set(connection, None)
+                    if connected_before:
+                        self._on_reconnect()
+                    connected_before = True
                     error = await connection.closed()
-                except asyncio.CancelledError:
+                except BaseException:
                     self._connection, self._reason = None, LinkLost("we closed the link to the broker")
                     raise
                 finally:
@@ -122,8 +122,12 @@ class Link:
                 await connection.unsubscribe(topic_filter)
             for topic_filter in self._subscribe:
                 await connection.subscribe(topic_filter)
-        except BaseException as error:
-            connection.abort(error if isinstance(error, LinkError) else LinkLost("gave up connecting"))
+        except LinkError as error:
+            connection.abort(error)
+            raise
+        except BaseException:
+            # A resumed session delivers, and is acknowledged, before its subscription is confirmed.
+            await connection.disconnect()
             raise
         session = "session resumed" if connection.session_present else "new session"
         logger.info("connected to the broker at %s as %s (%s)", self._options.broker, self._options.client_id, session)

@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="publish them again",
         description="Publish refused messages again, to their own topics, oldest first. "
         "A reading that is stored already is not stored twice. "
-        f"Of payloads over {KEPT_PAYLOAD_BYTES_MAX:,} bytes only the start was kept; they are skipped.",
+        f"Payloads of {KEPT_PAYLOAD_BYTES_MAX:,} bytes and more were cut when they were kept; they are skipped.",
     )
     which = replaying.add_mutually_exclusive_group(required=True)
     which.add_argument(

@@ -24,6 +24,8 @@ ProxyFactory = Callable[[int], TcpProxy]
 
 STOP_SECONDS_MAX = 10.0
 QUICKLY = 3.0
+BACKLOG = 40_000
+STOPS = 5
 
 
 def through(proxy: TcpProxy, url: str) -> str:
@@ -37,19 +39,26 @@ def ways(proxy_factory: ProxyFactory, postgres_server: Database, broker: Broker)
     return proxy_factory(postgres_server.port), proxy_factory(broker.port)
 
 
-def test_under_load_nothing_is_delivered_twice(
+def test_in_the_middle_of_a_backlog_nothing_is_delivered_twice(
     start_ingestor: StartIngestor, database_url: str, publisher: Device
 ) -> None:
-    ingestor = start_ingestor()
-    with Load(publisher, 2000) as load:
-        for _ in range(3):
-            load.wait_published(1000)
-            assert ingestor.stop(STOP_SECONDS_MAX) == 0
+    """A small window, so that more is under way to the ingestor at the very moment it goes."""
+    ingestor = start_ingestor(MAX_INFLIGHT="1000", FLUSH_MAX_ROWS="500")
+    assert ingestor.stop(STOP_SECONDS_MAX) == 0
+    backlog = list(readings_of_fleet(BACKLOG, prefix="BACKLOG-"))
+    publish_all(publisher, backlog)
+    with Load(publisher, 500) as load:
+        for _ in range(STOPS):
+            before = rows_in_history(database_url)
             ingestor.start()
-            ingestor.wait_ready()
+            wait_until(lambda before=before: rows_in_history(database_url) > before, 20, "more readings are stored")
             assert metric(ingestor, "wattline_readings_duplicate_total") == 0
+            assert ingestor.stop(STOP_SECONDS_MAX) == 0
+        assert rows_in_history(database_url) < BACKLOG
+        ingestor.start()
+        ingestor.wait_ready()
         published = load.finish(database_url)
-    assert_stored_once(database_url, published)
+    assert_stored_once(database_url, backlog + published)
     assert metric(ingestor, "wattline_readings_duplicate_total") == 0
     assert "unacknowledged" not in ingestor.output()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 import mqtt5
 import pytest
@@ -131,8 +130,8 @@ async def test_a_broker_that_never_answers():
         (b"\x15\x03\x01\x00\x02\x02\x28", "is not MQTT 5"),  # a TLS alert: plain text sent to a TLS port
         (b"\x20\x02\x00\x01", "is not MQTT 5"),  # how an MQTT 3.1.1 broker refuses the protocol version
         (b"\x00" * 100, "is not MQTT 5"),
-        (mqtt5.PingRespPacket(), "PingRespPacket"),
-        (mqtt5.PublishPacket("a", b""), "PublishPacket"),
+        (mqtt5.PingRespPacket(), "sent an unexpected PingRespPacket"),
+        (mqtt5.PublishPacket("a", b""), "sent an unexpected PublishPacket"),
     ],
 )
 async def test_something_else_listens_there(answer, said):
@@ -276,15 +275,17 @@ async def test_pings_keep_an_idle_connection_alive_and_the_broker_sets_the_pace(
 
 
 async def test_a_broker_that_falls_silent_is_noticed():
-    async with FakeBroker() as broker:
-        async with opened(broker, options=broker.options(keepalive_seconds=1)) as (connection, session):
-            started = time.monotonic()
-            async with asyncio.timeout(2):
-                error = await connection.closed()
-            assert 0.9 < time.monotonic() - started < 1.8
-            assert str(error) == f"the broker at mqtt://127.0.0.1:{broker.port} has been silent for 1.0 s"
-            assert not connection.is_open
-            assert [type(packet) for packet in await session.until_closed()] == [mqtt5.PingReqPacket] * 3
+    async with (
+        FakeBroker() as broker,
+        opened(broker, options=broker.options(keepalive_seconds=1)) as (connection, session),
+    ):
+        started = time.monotonic()
+        async with asyncio.timeout(2):
+            error = await connection.closed()
+        assert 0.9 < time.monotonic() - started < 1.8
+        assert str(error) == f"the broker at mqtt://127.0.0.1:{broker.port} has been silent for 1.0 s"
+        assert not connection.is_open
+        assert [type(packet) for packet in await session.until_closed()] == [mqtt5.PingReqPacket] * 3
 
 
 async def test_paused_reading_is_not_mistaken_for_a_silent_broker():
@@ -308,15 +309,17 @@ async def test_paused_reading_is_not_mistaken_for_a_silent_broker():
 
 
 async def test_silence_after_a_pause_is_noticed_again():
-    async with FakeBroker() as broker:
-        async with opened(broker, options=broker.options(keepalive_seconds=1)) as (connection, session):
-            connection.pause_reading()
-            connection.pause_reading()
-            await session.expect(mqtt5.PingReqPacket)
-            connection.resume_reading()
-            connection.resume_reading()
-            async with asyncio.timeout(2):
-                assert "silent" in str(await connection.closed())
+    async with (
+        FakeBroker() as broker,
+        opened(broker, options=broker.options(keepalive_seconds=1)) as (connection, session),
+    ):
+        connection.pause_reading()
+        connection.pause_reading()
+        await session.expect(mqtt5.PingReqPacket)
+        connection.resume_reading()
+        connection.resume_reading()
+        async with asyncio.timeout(2):
+            assert "silent" in str(await connection.closed())
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -337,22 +340,26 @@ async def test_a_cut_is_noticed_at_once(reset):
 
 
 async def test_a_cut_is_noticed_although_reading_is_paused():
-    async with FakeBroker() as broker:
-        async with opened(broker, options=broker.options(keepalive_seconds=1)) as (connection, session):
-            connection.pause_reading()
-            session.reset()
-            async with asyncio.timeout(2):
-                assert "was cut" in str(await connection.closed())
+    async with (
+        FakeBroker() as broker,
+        opened(broker, options=broker.options(keepalive_seconds=1)) as (connection, session),
+    ):
+        connection.pause_reading()
+        session.reset()
+        async with asyncio.timeout(2):
+            assert "was cut" in str(await connection.closed())
 
 
 async def test_a_session_that_was_taken_over_is_final_and_names_the_client_id():
-    async with FakeBroker() as broker:
-        async with opened(broker, options=broker.options(client_id="twin")) as (connection, session):
-            session.send(mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER))
-            async with asyncio.timeout(1):
-                error = await connection.closed()
-            assert type(error) is LinkRefused
-            assert "client id 'twin'" in str(error)
+    async with (
+        FakeBroker() as broker,
+        opened(broker, options=broker.options(client_id="twin")) as (connection, session),
+    ):
+        session.send(mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER))
+        async with asyncio.timeout(1):
+            error = await connection.closed()
+        assert type(error) is LinkRefused
+        assert "client id 'twin'" in str(error)
 
 
 # To end it
