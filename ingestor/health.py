@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -53,7 +54,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
+        # Python's own text repeats the address.
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise SettingsError(f"METRICS_HOST, METRICS_PORT: cannot listen on {host}:{port}: {why.lower()}") from None
 
 

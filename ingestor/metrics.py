@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import HistogramMetricFamily
@@ -19,6 +20,7 @@ from ingestor.batch import Batch, Trigger
 from ingestor.decode import Received
 from ingestor.failures import FailureKind
 from ingestor.sink import Outcome
+from telemetry.readings import ReasonCode
 from telemetry.topics import KINDS
 
 LAG_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -94,13 +96,19 @@ class IngestMetrics:
         self._silent = Gauge(
             "wattline_devices_silent", "Devices without a reading for 5 min", ["kind"], registry=registry
         )
-        for kind in KINDS:
-            self._committed.labels(kind)
-            self._duplicate.labels(kind)
-            self._silent.labels(kind)
-        for kind_received in Received().messages:
-            self._messages.labels(kind_received)
-            self._received.labels(kind_received)
+        # Every series is there from the start: an alert on an increase misses a counter's first value otherwise.
+        for counter, labels in (
+            (self._messages, (*KINDS, "unknown")),
+            (self._received, (*KINDS, "unknown")),
+            (self._committed, KINDS),
+            (self._duplicate, KINDS),
+            (self._silent, KINDS),
+            (self._rejected, get_args(ReasonCode)),
+            (self._flushes, get_args(Trigger)),
+            (self._failures, get_args(FailureKind)),
+        ):
+            for label in labels:
+                counter.labels(label)
 
     def watch(
         self,
