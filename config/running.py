@@ -20,7 +20,7 @@ def read_running(data_dir: Path = DATA_DIR) -> dict[str, Any] | None:
     try:
         running = json.loads((data_dir / RUN_FILE).read_text(encoding="utf-8"))
         os.kill(running["pid"], 0)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, OverflowError, KeyError, TypeError):
         return None
     return running if isinstance(running, dict) else None
 

@@ -149,6 +149,13 @@ class Settings(BaseSettings):
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="least level logged")] = "INFO"
     log_format: Annotated[Literal["text", "json"], Field(description="for people or for machines")] = "text"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Where unset has a meaning; `MQTT_TLS_CA=` is what `${MQTT_TLS_CA:-}` makes of it in a compose file."""
+        optional = {name for name, field in cls.model_fields.items() if field.default is None}
+        return {name: value for name, value in values.items() if value != "" or name not in optional}
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _any_case(cls, value: object) -> object:
@@ -255,19 +262,26 @@ def load_settings(*, beside_up: bool = False, **overrides: Any) -> Settings:  # 
         raise SettingsError("; ".join(problems)) from None
     except UnicodeDecodeError:
         raise SettingsError(".env: is not UTF-8 text") from None
+    except OSError as error:
+        raise SettingsError(f".env: cannot be read: {error.strerror}") from None
 
 
 def _parse_broker_url(url: str) -> BrokerAddress:
     """Raises ValueError with a text that does not repeat the URL, which may hold a password."""
     expected = "expected mqtt[s]://user:pass@host:port"
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its text quotes a part of the URL
+        raise ValueError(f"{expected}; write [ in a password as %5B, ] as %5D") from None
     if parts.scheme not in ("mqtt", "mqtts"):
         raise ValueError(f"{expected}; its scheme is neither mqtt nor mqtts")
     try:
         port = parts.port
     except ValueError:
-        raise ValueError(f"{expected}; its port is not a number from 1 to 65535") from None
-    if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment or port == 0:
+        port = 0
+    if port == 0:
+        raise ValueError(f"{expected}; its port is not a number from 1 to 65535")
+    if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"{expected}, and nothing after the port")
     tls = parts.scheme == "mqtts"
     return BrokerAddress(

@@ -54,14 +54,12 @@ class _Session(AsyncConnection[TupleRow]):
         try:
             await super().cancel_safe(timeout=min(timeout, CANCEL_SECONDS_MAX))
         except psycopg.Error:
-            hang_up(self)
+            self._hang_up()
 
-
-def hang_up(connection: AsyncConnection[TupleRow]) -> None:
-    """Make whoever waits for an answer of the server fail at once; the server rolls back what is not committed."""
-    if not connection.closed:
+    def _hang_up(self) -> None:
+        """Make whoever waits for the server's answer fail at once; the server rolls back what is not committed."""
         # A duplicate, because closing the socket object would close libpq's own.
-        with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as same:
+        with suppress(OSError), socket.socket(fileno=os.dup(self.fileno())) as same:
             same.shutdown(socket.SHUT_RDWR)
 
 

@@ -149,9 +149,6 @@ class Ingestor:
             inflight,
             at_most_once,
         )
-        self._sink.abort()
-        flushing.cancel()
-        await asyncio.wait([flushing])
 
     async def _prepare_database(self) -> list[str]:
         """Wait for the database, bring it up to date; the result are the topic filters to unsubscribe."""

@@ -21,7 +21,7 @@ from psycopg.rows import TupleRow
 
 from ingestor import statements, wire
 from ingestor.batch import KEPT_PAYLOAD_BYTES_MAX, Batch, Rejection, Row, first_of_each, in_key_order, newest_per_device
-from ingestor.database import connect, hang_up
+from ingestor.database import connect
 from ingestor.failures import failure_kind
 from ingestor.schema.partitions import ensure_partitions
 from ingestor.statements import Statements
@@ -83,11 +83,6 @@ class Sink:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
-
-    def abort(self) -> None:
-        """Make a `store` that waits for a silent server fail at once."""
-        if self._connection is not None:
-            hang_up(self._connection)
 
     async def _connected(self) -> AsyncConnection[TupleRow]:
         if self._connection is None:

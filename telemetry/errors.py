@@ -105,6 +105,13 @@ _SUBSCRIBE_ADVICE: Mapping[int, str] = {
     int(_Suback.WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED): "it has no wildcard subscriptions",
 }
 
+# By OpenSSL's number for what is wrong with the certificate: an unknown signer, another name. Others (expired, not yet
+# valid) need no advice.
+_CERTIFICATE_ADVICE: Mapping[int, str] = {
+    **dict.fromkeys((18, 19, 20, 21), "; set MQTT_TLS_CA to the CA that signed it"),
+    **dict.fromkeys((62, 64), "; MQTT_URL must name the broker as its certificate does"),
+}
+
 # Only a person can change these; everything else may pass, so the link goes on trying.
 _FINAL = (_Connack.UNSUPPORTED_PROTOCOL_VERSION, _Connack.CLIENT_ID_NOT_VALID)
 
@@ -156,10 +163,8 @@ def unreachable(broker: BrokerAddress, error: OSError | UnicodeError, seconds: f
         case socket.gaierror() | UnicodeError():
             text = f"the broker's host {broker.host!r} is not known; check MQTT_URL"
         case ssl.SSLCertVerificationError():
-            text = (
-                f"the certificate of the broker at {broker} is not trusted ({error.verify_message}); "
-                "set MQTT_TLS_CA to the CA that signed it"
-            )
+            advice = _CERTIFICATE_ADVICE.get(error.verify_code, "")
+            text = f"the certificate of the broker at {broker} is not trusted ({error.verify_message}){advice}"
         case ssl.SSLError() | ConnectionResetError() | ConnectionAbortedError() if broker.tls:
             text = f"no TLS with the broker at {broker} ({_why(error)}); is that its TLS port?"
         case _:
@@ -170,7 +175,10 @@ def unreachable(broker: BrokerAddress, error: OSError | UnicodeError, seconds: f
 def wrong_port(broker: BrokerAddress, what: str, error: Exception | None = None) -> LinkLost:
     """The error for whoever answers our CONNECT as no MQTT 5 broker does."""
     why = f" ({_why(error)})" if error is not None else ""
-    hint = "is it an MQTT 5 broker, and is its port the right one (MQTT_URL: mqtts:// for TLS, mqtt:// without)?"
+    if broker.tls:  # TLS itself has worked; version 1.3 refuses a client only after it has begun to talk
+        hint = "is it an MQTT 5 broker, and does it want a client certificate (MQTT_TLS_CERT, MQTT_TLS_KEY)?"
+    else:
+        hint = "is it an MQTT 5 broker, and is its port the right one (a TLS port needs mqtts:// in MQTT_URL)?"
     return LinkLost(f"the broker at {broker} {what}{why}; {hint}")
 
 
@@ -187,8 +195,9 @@ def _worded(advice: Mapping[int, str], code: IntEnum, said: str | None) -> str:
 
 
 def _why(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.lower().replace("_", " ")
+    reason: str | None = getattr(error, "reason", None)
+    if isinstance(error, ssl.SSLError) and reason is not None:
+        return reason.lower().replace("_", " ")
     # asyncio's own texts name addresses, and join the errors of several into one; the numbers say what went wrong.
     numbers = re.findall(r"\[Errno (\d+)\]", str(error))
     said = [os.strerror(int(number)).lower() for number in dict.fromkeys(numbers)]

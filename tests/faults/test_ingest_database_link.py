@@ -34,7 +34,7 @@ def ingestor(start_ingestor: StartIngestor, database_url: str, proxy: TcpProxy) 
     """An ingestor that reaches PostgreSQL through the proxy, and loses patience with it soon."""
     parts = urlsplit(database_url)
     url = parts._replace(netloc=f"postgres@127.0.0.1:{proxy.port}").geturl()
-    return start_ingestor(DATABASE_URL=f"{url}&connect_timeout=2&tcp_user_timeout=2000", FLUSH_INTERVAL_MS="10")
+    return start_ingestor(DATABASE_URL=f"{url}&connect_timeout=2&tcp_user_timeout=2000", FLUSH_INTERVAL_MS="50")
 
 
 def test_cut_at_random_moments(
@@ -53,21 +53,23 @@ def test_cut_at_random_moments(
 
 
 def test_cut_in_a_commit_that_succeeds(
-    ingestor: WattlineProcess, database_url: str, publisher: Device, proxy: TcpProxy
+    ingestor: WattlineProcess, database_url: str, publisher: Device, proxy: TcpProxy, sql: Sql
 ) -> None:
     make_gate(database_url)
     readings = list(readings_of_fleet(100))
     with held_in_commit(database_url) as wait_for_flush:
+        publisher.publish("v1/telemetry/meter/M-1", "nonsense")
         publish_all(publisher, readings)
         wait_for_flush()
         proxy.cut()
-        failures = 1  # the next attempt waits for the outcome of the first
-        wait_until(lambda: metric(ingestor, "wattline_flush_failures_total") == failures, 5, "it has noticed")
+        # The next attempt waits in the database for the outcome of the first.
+        wait_until(lambda: metric(ingestor, "wattline_flush_failures_total") == 1, 5, "it has noticed")
         assert rows_in_history(database_url) == 0
     last = publish_last(publisher, database_url)
     assert_stored_once(database_url, [*readings, last])
+    assert sql("SELECT count(*) FROM rejected_messages") == [(1,)]
     assert metric(ingestor, "wattline_readings_duplicate_total") >= 1
-    assert assert_books_balance(ingestor) == len(readings) + 1
+    assert assert_books_balance(ingestor) == len(readings) + 2
 
 
 def test_cut_in_a_commit_that_fails(

@@ -23,7 +23,7 @@ def address(host: str, port: int) -> BrokerAddress:
     return BrokerAddress(host=host, port=port, tls=False, username=None, password=None)
 
 
-HINT = "; is it an MQTT 5 broker, and is its port the right one (MQTT_URL: mqtts:// for TLS, mqtt:// without)?"
+HINT = "; is it an MQTT 5 broker, and is its port the right one (a TLS port needs mqtts:// in MQTT_URL)?"
 
 
 async def failure_of(options: LinkOptions) -> LinkError:

@@ -112,7 +112,7 @@ async def test_packet_ids_die_with_their_connection():
 
 async def test_while_away_everybody_hears_the_reason_at_once():
     async with FakeBroker() as broker, Link(broker.options()) as link:
-        with pytest.raises(LinkLost, match="not connected to the broker at .* yet"):
+        with pytest.raises(LinkLost, match=r"^not connected to the broker at mqtt://.* yet$"):
             await link.publish("t", b"x")
         session = await broker.session()
         await session.expect(mqtt5.ConnectPacket)
@@ -274,10 +274,11 @@ async def test_a_fault_of_ours_in_the_link_does_not_pass_unseen():
         def fail() -> None:
             raise KeyError("oops")
 
-        async with Link(broker.options(), on_reconnect=fail):
+        async with Link(broker.options(), on_reconnect=fail) as link:
             (await broker.welcome()).close()
             session = await broker.welcome()
-            await session.until_closed()
+            await session.until_closed()  # a connection without its link would go on receiving
+            await wait_until_async(lambda: link._task is not None and link._task.done())
 
     async with FakeBroker() as broker:
         with pytest.raises(KeyError, match="oops"):

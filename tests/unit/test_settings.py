@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from config.settings import Settings, SettingsError, load_settings
+from config.settings import Settings, SettingsError, _parse_broker_url, load_settings
 
 SECRET = "hunter2"
 
@@ -33,7 +36,12 @@ def elsewhere(tmp_path, monkeypatch):
         ("PORT", "70000"),
         ("MQTT_URL", f"http://u:{SECRET}@localhost:1883"),
         ("MQTT_URL", f"mqtt://u:{SECRET}@localhost:port"),
+        ("MQTT_URL", f"mqtt://u:{SECRET}@localhost:0"),
         ("MQTT_URL", f"mqtt://u:{SECRET}@localhost:1883/topic"),
+        ("MQTT_URL", f"mqtt://u:[{SECRET}]@localhost"),
+        ("MQTT_URL", f"mqtt://u:℀{SECRET}@localhost"),
+        ("MQTT_URL", f"mqtt://u:#{SECRET}@localhost"),
+        ("MQTT_URL", "mqtt://[::1"),
         ("MQTT_URL", "mqtt://"),
         ("MQTT_CLIENT_ID", ""),
         ("MQTT_SHARE_GROUP", "a/b"),
@@ -92,6 +100,61 @@ def test_broker_addresses(url, shown, user):
         assert "p@ss" not in repr(broker)
 
 
+@settings(max_examples=300, deadline=None)
+@given(url=st.text(max_size=30) | st.text("mqts:/@[]%#?:.1a\n ", max_size=25).map("mqtt://".__add__))
+def test_any_broker_url_is_an_address_or_one_line(url):
+    try:
+        address = _parse_broker_url(url)
+    except ValueError as error:
+        assert str(error).startswith("expected mqtt[s]://user:pass@host:port")  # noqa: PT017 - both ends are fine
+    else:
+        assert address.host
+        assert 1 <= address.port <= 65535
+
+
+def test_an_empty_value_is_as_good_as_none(monkeypatch):
+    """As `${MQTT_TLS_CA:-}` in a compose file makes it."""
+    optional = [name for name, field in Settings.model_fields.items() if field.default is None]
+    assert {"database_url", "mqtt_share_group", "flush_max_rows", "api_write_tokens"} <= set(optional)
+    for name in optional:
+        monkeypatch.setenv(name.upper(), "")
+    settings = load_settings()
+    assert [getattr(settings, name) for name in optional] == [None] * len(optional)
+    assert settings.database_label == "localhost:5432/energy_db"
+
+
+def test_an_empty_convention_means_none(monkeypatch):
+    monkeypatch.setenv("METER_ID_CONVENTION", "")
+    assert load_settings().meter_id_convention == ""
+
+
+def test_every_wrong_variable_is_named(monkeypatch):
+    monkeypatch.setenv("PORT", "x")
+    monkeypatch.setenv("LOG_FORMAT", "xml")
+    with pytest.raises(SettingsError, match=r"^PORT: [^;\n]*; LOG_FORMAT: [^;\n]*$"):
+        load_settings()
+
+
+def test_no_secret_shows_in_the_settings_themselves():
+    secrets = {"database_password": SECRET, "api_read_tokens": SECRET, "api_write_tokens": SECRET}
+    settings = load_settings(mqtt_url=f"mqtt://u:{SECRET}@h", database_url=f"postgresql://u:{SECRET}@h/d", **secrets)
+    for shown in (repr(settings), str(settings), repr(settings.broker), str(settings.broker), settings.database_label):
+        assert SECRET not in shown
+
+
+def test_an_env_file_that_is_no_text(elsewhere):
+    (elsewhere / ".env").write_bytes(b"PORT=\xff\xfe")
+    with pytest.raises(SettingsError, match=r"^\.env: is not UTF-8 text$"):
+        load_settings()
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file whose reading fails, even for root")
+def test_an_env_file_that_cannot_be_read(elsewhere):
+    (elsewhere / ".env").symlink_to("/proc/self/mem")
+    with pytest.raises(SettingsError, match=r"^\.env: cannot be read: "):
+        load_settings()
+
+
 def test_the_five_make_a_url_with_everything_escaped():
     settings = load_settings(database_password="a/b@c:d", database_username="ü ser", database_name="x?y")
     assert settings.database_conninfo == "postgresql://%C3%BC%20ser:a%2Fb%40c%3Ad@localhost:5432/x%3Fy"
@@ -125,9 +188,21 @@ def test_a_running_up_answers_only_for_what_nobody_set(elsewhere, monkeypatch):
     assert (settings.database_label, settings.broker.host) == ("mine:5432/energy_db", "mine")
 
 
-def test_an_up_that_has_ended_answers_for_nothing(elsewhere):
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"pid": 999999999, "mqttUrl": "mqtt://up:2"}',
+        '{"pid": 1e400, "mqttUrl": "mqtt://up:2"}',
+        f'{{"pid": {10**30}, "mqttUrl": "mqtt://up:2"}}',
+        '{"mqttUrl": "mqtt://up:2"}',
+        "[1]",
+        '{"pid":',
+        "",
+    ],
+)
+def test_an_up_that_has_ended_or_left_half_a_file_answers_for_nothing(elsewhere, text):
     (elsewhere / ".wattline").mkdir()
-    (elsewhere / ".wattline" / "run.json").write_text('{"pid": 999999999, "mqttUrl": "mqtt://up:2"}')
+    (elsewhere / ".wattline" / "run.json").write_text(text)
     assert load_settings(beside_up=True).broker.host == "localhost"
 
 
