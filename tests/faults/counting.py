@@ -88,7 +88,7 @@ def assert_stored_once(
         twice = {kind: _twice(connection, tables) for kind, tables in TABLES.items()}
         stored = {key: numbers for kind in TABLES for key, numbers in _history(connection, kind)}
         statuses = {key: numbers for kind in TABLES for key, numbers in _statuses(connection, kind)}
-    assert not any(twice.values()), f"stored twice: {twice}"
+    assert not any(twice.values()), f"stored twice: { {kind: rows[:3] for kind, rows in twice.items()} }"
     missing, unknown = expected.keys() - stored.keys(), stored.keys() - allowed.keys()
     assert not missing, f"{len(missing)} of {len(expected)} readings are missing, such as {min(missing)}"
     assert not unknown, f"{len(unknown)} readings were never published, such as {min(unknown)}"

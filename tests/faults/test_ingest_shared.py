@@ -25,7 +25,7 @@ StartIngestor = Callable[..., WattlineProcess]
 @pytest.fixture
 def pair(start_ingestor: StartIngestor) -> tuple[WattlineProcess, WattlineProcess]:
     first, second = (
-        start_ingestor(MQTT_SHARE_GROUP="pair", MQTT_CLIENT_ID=name, FLUSH_INTERVAL_MS="10", FLUSH_MAX_ROWS="2000")
+        start_ingestor(MQTT_SHARE_GROUP="pair", MQTT_CLIENT_ID=name, FLUSH_INTERVAL_MS="10", FLUSH_MAX_ROWS="1000")
         for name in "ab"
     )
     return first, second

@@ -28,6 +28,12 @@ pytestmark = pytest.mark.anyio
 FILTERS = {"plain": "v1/#", "shared": "$share/crew/v1/#"}
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Where no `.env` of a developer is."""
+    monkeypatch.chdir(tmp_path)
+
+
 class Inbox:
     """What a subscriber received; `acknowledges` says whether it answers at once."""
 

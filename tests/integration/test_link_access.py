@@ -61,6 +61,12 @@ password_file passwords
 """
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Where no `.env` of a developer is."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a CA and what it signed: server.pem for 127.0.0.1, elsewhere.pem for another name, client.pem."""

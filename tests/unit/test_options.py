@@ -1,0 +1,67 @@
+"""What a connection is told of the settings: address, names, limits, trust."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+
+from config.settings import SettingsError, load_settings
+from embedded.mosquitto import RULES
+from telemetry.options import PACKET_BYTES_MAX, LinkOptions
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Where no `.env` of a developer is."""
+    monkeypatch.chdir(tmp_path)
+
+
+def options(url: str, **settings: str) -> LinkOptions:
+    return LinkOptions.from_settings(load_settings(mqtt_url=url, **settings), client_id="me")
+
+
+def test_everything_is_handed_on():
+    given = LinkOptions.from_settings(
+        load_settings(mqtt_url="mqtt://ann:x@broker.example:1999"),
+        client_id="ingestor-1",
+        clean_start=False,
+        session_expiry_seconds=3600,
+        receive_maximum=1000,
+    )
+    assert (given.broker.host, given.broker.port, given.broker.username) == ("broker.example", 1999, "ann")
+    assert (given.client_id, given.clean_start, given.session_expiry_seconds) == ("ingestor-1", False, 3600)
+    assert given.receive_maximum == 1000
+    assert given.tls is None
+    assert "x@" not in repr(given)
+
+
+def test_who_names_nothing_leaves_nothing_behind_at_the_broker():
+    given = options("mqtt://broker.example")
+    assert given.clean_start
+    assert given.session_expiry_seconds == 0
+
+
+def test_tls_trusts_the_systems_authorities_and_checks_the_name():
+    context = options("mqtts://broker.example").tls
+    assert context is not None
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+
+
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_an_authority_that_cannot_be_read_is_a_settings_error(tmp_path, content):
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingsError, match=r"^MQTT_TLS_CA: cannot use ") as raised:
+        options("mqtts://broker.example", mqtt_tls_ca=str(path))
+    assert str(path) in str(raised.value)
+
+
+def test_what_our_broker_lets_in_also_reaches_us():
+    """A broker discards what is larger than its subscriber takes, although it has acknowledged it to the publisher."""
+    rules = dict(line.split() for line in RULES.read_text().splitlines() if line.startswith("max_"))
+    topic_bytes_max = 65535
+    assert int(rules["max_packet_size"]) + topic_bytes_max <= PACKET_BYTES_MAX
