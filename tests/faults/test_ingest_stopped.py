@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -13,7 +15,7 @@ from tests.backends import Broker, Database
 from tests.devices import Device, readings_of_fleet
 from tests.faults.counting import assert_books_balance, assert_stored_once, rows_in_history
 from tests.faults.flushes import wait_until_blocked
-from tests.faults.load import Load, publish_all
+from tests.faults.load import Load, publish_all, publish_last
 from tests.metrics import metric
 from tests.processes import WattlineProcess
 from tests.proxy import TcpProxy
@@ -75,58 +77,54 @@ def test_a_batch_that_is_not_due_is_written(
     assert_stored_once(database_url, readings)
 
 
-def test_with_the_database_away(
-    start_ingestor: StartIngestor, postgres_factory: Callable[[], Database], publisher: Device
+def test_with_the_database_away_and_with_everything_silent(
+    start_ingestor: StartIngestor,
+    database_url: str,
+    postgres_factory: Callable[[], Database],
+    publisher: Device,
+    ways: tuple[TcpProxy, TcpProxy],
 ) -> None:
-    database = postgres_factory()
-    url = database.url_of("energy_db")
-    ingestor = start_ingestor(DATABASE_URL=url)
-    readings = list(readings_of_fleet(1000))
-    database.stop()
-    publish_all(publisher, readings)
-    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == len(readings), 10, "all of them are in hand")
-    assert ingestor.stop(STOP_SECONDS_MAX) == 0
-    assert "stopping without the database" in ingestor.output()
-    assert "1000 readings in 1000 messages stay unacknowledged" in ingestor.output()
-
-    database.start()
-    ingestor.start()
-    ingestor.wait_ready()
-    with Load(publisher, 500) as load:
-        published = load.finish(url)
-    assert_stored_once(url, readings + published)
-    assert metric(ingestor, "wattline_readings_duplicate_total") == 0
-
-
-def test_with_a_silent_database_and_a_silent_broker(
-    start_ingestor: StartIngestor, database_url: str, publisher: Device, ways: tuple[TcpProxy, TcpProxy]
-) -> None:
-    """A flush and the maintenance wait for answers that never come, and so does the goodbye."""
-    to_database, to_broker = ways
+    """Two ingestors on two databases, stopped at once. One finds nobody there; of the other, a flush, the maintenance
+    and the goodbye to the broker wait for answers that never come.
+    """
+    (to_database, to_broker), database = ways, postgres_factory()
+    urls = (database.url_of("energy_db"), database_url)
+    away = start_ingestor(DATABASE_URL=urls[0], MQTT_CLIENT_ID="away")
     broker_url = f"mqtt://127.0.0.1:{to_broker.port}"
-    ingestor = start_ingestor(DATABASE_URL=through(to_database, database_url), MQTT_URL=broker_url)
-    assert ingestor.stop() == 0
+    silent = start_ingestor(DATABASE_URL=through(to_database, urls[1]), MQTT_URL=broker_url, MQTT_CLIENT_ID="silent")
+    assert silent.stop() == 0
     readings = list(readings_of_fleet(1000))
-    with psycopg.connect(database_url) as connection:
+    with psycopg.connect(urls[1]) as connection:
         connection.execute("LOCK TABLE rejected_messages")
-        ingestor.start()
-        ingestor.wait_ready()
-        wait_until_blocked(database_url, "wattline maintenance")
+        silent.start()
+        silent.wait_ready()
+        wait_until_blocked(urls[1], "wattline maintenance")
+        database.stop()
         to_database.blackhole()
         publish_all(publisher, readings)
-        wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == len(readings), 10, "all are in hand")
+        for ingestor in (away, silent):
+            wait_until(lambda one=ingestor: metric(one, "wattline_inflight_messages") == len(readings), 10)
         to_broker.blackhole()
-        assert ingestor.stop(STOP_SECONDS_MAX) == 0
-        assert "stopping without the database" in ingestor.output()
+        deadline = time.monotonic() + STOP_SECONDS_MAX
+        for ingestor in (away, silent):
+            ingestor.signal(signal.SIGTERM)
+        for ingestor in (away, silent):
+            assert ingestor.wait(deadline - time.monotonic()) == 0
+            assert "stopping without the database" in ingestor.output()
+            assert "1000 readings in 1000 messages stay unacknowledged" in ingestor.output()
+
+    database.start()
     for way in ways:
         way.cut()
         way.restore()
-    ingestor.start()
-    ingestor.wait_ready()
-    with Load(publisher, 500) as load:
-        published = load.finish(database_url)
-    assert_stored_once(database_url, readings + published)
-    assert_books_balance(ingestor)
+    for ingestor in (away, silent):
+        ingestor.start()
+        ingestor.wait_ready()
+    last = publish_last(publisher, urls[0])
+    for ingestor, url in zip((away, silent), urls, strict=True):
+        assert_stored_once(url, [*readings, last], timeout=10)
+        assert_books_balance(ingestor)
+        assert metric(ingestor, "wattline_readings_duplicate_total") == 0
 
 
 def test_while_waiting_for_a_database(
