@@ -274,11 +274,11 @@ class Connection(asyncio.Protocol):
             case mqtt5.PingRespPacket() if self._connack.done():
                 pass
             case _:
-                self._malformed(f"sent an unexpected {type(packet).__name__}")
+                self._malformed(f"sent an unexpected {_name(type(packet))}")
 
     def _hand_on(self, publishes: list[mqtt5.PublishPacket]) -> None:
         if not self._connack.done():
-            self._malformed("sent an unexpected PublishPacket")
+            self._malformed("sent an unexpected PUBLISH")
         elif self._on_publish is not None:
             try:
                 self._on_publish(self, publishes)
@@ -321,10 +321,10 @@ class Connection(asyncio.Protocol):
             await asyncio.wait([answer], timeout=self._options.connect_timeout_seconds)
             # While reading is paused the answer waits behind messages, so its absence means nothing.
             if not answer.done() and self._reading:
-                raise LinkLost(f"the broker at {broker} sent no {kind.__name__} in time")
+                raise LinkLost(f"the broker at {broker} sent no {_name(kind)} in time")
         packet = answer.result()
         if not isinstance(packet, kind):
-            raise LinkLost(f"the broker at {broker} sent a {type(packet).__name__} where a {kind.__name__} was due")
+            raise LinkLost(f"the broker at {broker} sent {_name(type(packet))} where {_name(kind)} was due")
         return packet
 
     def _within_limit(self, packet: mqtt5.PublishPacket) -> bytes:
@@ -368,3 +368,8 @@ class Connection(asyncio.Protocol):
         self._slots.release()
         fail(self._connack, error)
         self._answers.fail(error)
+
+
+def _name(kind: type) -> str:
+    """As the specification writes it: SUBACK."""
+    return kind.__name__.removesuffix("Packet").upper()

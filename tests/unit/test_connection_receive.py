@@ -89,9 +89,9 @@ async def test_a_packet_of_a_megabyte():
         (b"\x00\x00", "not MQTT 5"),
         (b"GET / HTTP/1.1\r\n\r\n", "not MQTT 5"),
         (b"H", "not MQTT 5"),
-        (mqtt5.ConnAckPacket(), "an unexpected ConnAckPacket"),
-        (mqtt5.PubRelPacket(1), "an unexpected PubRelPacket"),
-        (mqtt5.AuthPacket(), "an unexpected AuthPacket"),
+        (mqtt5.ConnAckPacket(), "an unexpected CONNACK"),
+        (mqtt5.PubRelPacket(1), "an unexpected PUBREL"),
+        (mqtt5.AuthPacket(), "an unexpected AUTH"),
     ],
 )
 async def test_what_no_broker_may_send_ends_the_connection(data, said):
