@@ -1,7 +1,8 @@
-"""Reading from PostgreSQL: a pool that outlives every outage, and a deadline that no question outlives.
+"""Asking PostgreSQL: a pool that outlives every outage, and a deadline that no question outlives.
 
 Every answer, also "the database is away", comes within ANSWER_SECONDS_MAX; connections come back by themselves as soon
-as somebody asks. What PostgreSQL says goes to the log, never to a client.
+as somebody asks. What PostgreSQL says goes to the log, never to a client. Every connection becomes the role API_ROLE,
+which may read, and write the links only.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import LiteralString, Self
+from typing import LiteralString, Self, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
@@ -39,12 +40,20 @@ RECONNECT_SECONDS = 2.0
 
 COMPLAINT_SECONDS = 10.0  # between two log lines about queries that fail
 
+API_ROLE = "wattline_api"
+# No row where there is no such role (yet), or we may not become it.
+_BECOME_API_ROLE = """
+    SELECT set_config('role', rolname, false) FROM pg_roles
+    WHERE rolname = %s AND pg_has_role(session_user, oid, 'MEMBER')"""
+
 _AWAY = "The database is away."
 _BUSY = "The database is too busy to answer in time."
 _CONNECTION_ENDED = ("08", "57P")  # SQLSTATE: connection exceptions; shutdown, crash, start-up of the server
 _SCHEMA_MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName)
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Outage:
@@ -67,8 +76,10 @@ class Outage:
         self.reason = None
 
 
-class _Connection(AsyncConnection[TupleRow]):
-    """Reports how connecting went: the pool keeps the reason to itself."""
+class Connection(AsyncConnection[TupleRow]):
+    """Reports how connecting went (the pool keeps the reason to itself), and gives up the rights it does not need."""
+
+    _limited = False
 
     @classmethod
     async def connect(cls, conninfo: str = "", *, outage: Outage, **settings: object) -> Self:  # type: ignore[override]
@@ -80,6 +91,11 @@ class _Connection(AsyncConnection[TupleRow]):
         outage.ended()
         return connection
 
+    async def limit_rights(self) -> None:
+        """Become API_ROLE, if we have not. Before the first migration there is none: then the next question tries."""
+        if not self._limited:
+            self._limited = (await self.execute(_BECOME_API_ROLE, [API_ROLE])).rowcount > 0
+
 
 class Database:
     """Answers one question at a time to any number of tasks; open it with `async with`."""
@@ -90,7 +106,7 @@ class Database:
         self._quiet_until = 0.0
         self._pool = AsyncConnectionPool(
             _with_timeouts(conninfo),
-            connection_class=_Connection,
+            connection_class=Connection,
             kwargs={"outage": self._outage},
             min_size=CONNECTIONS_MIN,
             max_size=CONNECTIONS_MAX,
@@ -108,14 +124,40 @@ class Database:
         await self._pool.close(CLOSE_SECONDS_MAX)
 
     async def row(self, query: LiteralString, parameters: Mapping[str, object]) -> TupleRow | None:
-        """The only row that a reading query answers, or None. Raises UnavailableError, within ANSWER_SECONDS_MAX.
+        """The only row that a reading query answers, or None. Raises UnavailableError, within ANSWER_SECONDS_MAX."""
+        rows = await self.rows(query, parameters)
+        return rows[0] if rows else None
 
-        A connection that turns out to be dead (the server was restarted) is replaced and the query asked again.
+    async def rows(self, query: LiteralString, parameters: Mapping[str, object]) -> list[TupleRow]:
+        """All rows that a reading query answers; the caller bounds their number. Raises as `row` does."""
+
+        async def ask(connection: Connection) -> list[TupleRow]:
+            # Binary is quicker to read, and doubles come exactly as they are.
+            cursor = await connection.cursor(binary=True).execute(query, parameters)
+            return await cursor.fetchall()
+
+        return await self._asked(ask)
+
+    async def write(self, work: Callable[[AsyncConnection[TupleRow]], Awaitable[T]]) -> T:
+        """The result of `work`, one transaction. It may run more than once (a dead connection is replaced), and an
+        ApiError that it raises undoes it and is passed on. Raises UnavailableError otherwise.
+        """
+
+        async def in_transaction(connection: Connection) -> T:
+            async with connection.transaction():
+                return await work(connection)
+
+        return await self._asked(in_transaction)
+
+    async def _asked(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """What `work` finds out on a connection that lives.
+
+        One that turns out to be dead (the server was restarted) is replaced and the question asked again.
         """
         deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS_MAX
         for _ in range(CONNECTIONS_MAX + 1):  # each may be dead once
             try:
-                return await self._row(query, parameters, deadline)
+                return await self._asked_once(work, deadline)
             except TooManyRequests as error:
                 raise UnavailableError(_BUSY) from error
             except (PoolTimeout, PoolClosed) as error:
@@ -134,7 +176,7 @@ class Database:
         """psycopg_pool's figures: `pool_size`, `pool_available`, `requests_waiting` and more."""
         return self._pool.get_stats()
 
-    async def _row(self, query: LiteralString, parameters: Mapping[str, object], deadline: float) -> TupleRow | None:
+    async def _asked_once(self, work: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
         loop = asyncio.get_running_loop()
         patience = deadline - loop.time()
         if self.away_because:
@@ -142,9 +184,8 @@ class Database:
         connection = await self._pool.getconn(timeout=patience)
         alarm = loop.call_at(deadline, self._cut, connection)
         try:
-            # Binary is quicker to read, and doubles come exactly as they are.
-            cursor = await connection.cursor(binary=True).execute(query, parameters)
-            return await cursor.fetchone()
+            await connection.limit_rights()
+            return await work(connection)
         finally:
             alarm.cancel()
             await self._pool.putconn(connection)

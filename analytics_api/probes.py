@@ -14,7 +14,7 @@ from analytics_api.answers import answer
 from analytics_api.database import Database
 from analytics_api.errors import Problem, UnavailableError
 
-REQUIRED_SCHEMA_VERSION = 1  # the migration that made the last table or column that our queries name
+REQUIRED_SCHEMA_VERSION = 2  # the migration that made the last table or column that our queries name
 
 SCHEMA_VERSION = "SELECT max(version) FROM schema_migrations"
 

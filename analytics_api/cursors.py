@@ -1,0 +1,54 @@
+"""Cursors of paginated lists: where the next page begins, as a text that only we can read.
+
+A cursor holds the key of the last row of its page, never an offset, so pages stay right while data arrives. It is
+not a secret: every value in it is checked again when it comes back.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
+
+from analytics_api.errors import InvalidParameterError
+
+CURSOR_CHARACTERS_MAX = 1_000
+
+Key = Sequence[str | int | float | bool | None]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def write_cursor(listing: str, key: Key) -> str:
+    """The cursor of a page of `listing` (a name of ours: cursors of another list are refused) that ends at `key`."""
+    return urlsafe_b64encode(to_json([listing, *key])).decode().rstrip("=")
+
+
+def read_cursor(listing: str, shape: TypeAdapter[tuple[object, ...]], cursor: str) -> tuple[object, ...]:
+    """The key in a cursor, validated against `shape`. Raises InvalidParameterError."""
+    invalid = InvalidParameterError("cursor", "is not one that this list gave; leave it out to begin anew")
+    if len(cursor) > CURSOR_CHARACTERS_MAX:
+        raise invalid
+    try:
+        content = from_json(urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)))
+        if not isinstance(content, list) or content[:1] != [listing]:
+            raise invalid
+        return shape.validate_python(tuple(content[1:]))
+    except (ValueError, ValidationError):
+        raise invalid from None
+
+
+def microseconds(moment: datetime) -> int:
+    """A moment as cursors carry it: microseconds since 1970."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(value: int) -> datetime:
+    """The moment again. Raises InvalidParameterError for one that no calendar has."""
+    try:
+        return _EPOCH + value * _MICROSECOND
+    except OverflowError:
+        raise InvalidParameterError("cursor", "is not one that this list gave; leave it out to begin anew") from None
