@@ -41,6 +41,7 @@ FAILURE_CODES = 0x80
 CLOSE_SECONDS_MAX = 2.0
 
 OnPublish = Callable[["Connection", list[mqtt5.PublishPacket]], None]
+OnPubacks = Callable[[list[mqtt5.PubAckPacket]], None]
 A = TypeVar("A", mqtt5.PubAckPacket, mqtt5.SubAckPacket, mqtt5.UnsubAckPacket)
 
 
@@ -65,8 +66,10 @@ class Connection(asyncio.Protocol):
         self._silent_pings = 0
         self._ping_seconds = options.keepalive_seconds / (SILENT_PINGS_MAX + 1)
         self._ping_timer: asyncio.TimerHandle | None = None
+        self._on_pubacks: OnPubacks | None = None
         self.session_present = False
         self.packet_bytes_max: int | None = None
+        self.receive_maximum = PACKET_IDS
 
     @classmethod
     async def open(cls, options: LinkOptions, on_publish: OnPublish | None = None) -> Self:
@@ -111,6 +114,7 @@ class Connection(asyncio.Protocol):
             raise connect_refused(str(options.broker), connack.reason_code, connack.reason_str)
         self.session_present = connack.session_present
         self.packet_bytes_max = connack.max_packet_size
+        self.receive_maximum = min(connack.receive_max, PACKET_IDS)
         self._slots = asyncio.Semaphore(min(connack.receive_max, PACKET_IDS))
         if connack.server_keep_alive:
             self._ping_seconds = connack.server_keep_alive / (SILENT_PINGS_MAX + 1)
@@ -179,6 +183,23 @@ class Connection(asyncio.Protocol):
         puback = await asyncio.shield(answer)
         if isinstance(puback, mqtt5.PubAckPacket) and puback.reason_code != mqtt5.PubAckReasonCode.SUCCESS:
             raise publish_refused(puback.reason_code, puback.reason_str)
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the socket takes more without piling up here."""
+        return self._writable.is_set()
+
+    def take_pubacks(self, on_pubacks: OnPubacks) -> None:
+        """From now on every PUBACK goes to `on_pubacks`, all of one read at once; `Outbox` uses it."""
+        self._on_pubacks = on_pubacks
+
+    def on_closed(self, callback: Callable[[LinkError], None]) -> None:
+        """Call `callback` with the reason once the connection has ended."""
+        self._closed.add_done_callback(lambda closed: callback(closed.result()))
+
+    def write_packets(self, packets: Sequence[bytes]) -> None:
+        """Finished packets as one write; nothing happens when the connection has ended."""
+        self._write(b"".join(packets))
 
     def acknowledge(self, packet_ids: Sequence[int]) -> bool:
         """Send the PUBACKs in the order given, which must be that of receiving (MQTT-4.6.0-2), as one write.
@@ -253,6 +274,8 @@ class Connection(asyncio.Protocol):
             return  # heard out, see _hear_out: nobody is there to take it
         self._heard = True
         publishes, others, problem = self._stream.feed(data)
+        if self._on_pubacks is not None and others:
+            others = self._hand_on_pubacks(others, self._on_pubacks)
         for packet in others:
             self._handle(packet)
         if publishes:
@@ -285,6 +308,14 @@ class Connection(asyncio.Protocol):
             except Exception as error:
                 logger.exception("could not take %d messages", len(publishes))
                 self.abort(LinkLost(f"a fault of ours while taking messages ({error!r}); they are delivered again"))
+
+    def _hand_on_pubacks(self, packets: list[mqtt5.Packet], on_pubacks: OnPubacks) -> list[mqtt5.Packet]:
+        """The PUBACKs to their taker; the result is what else there was."""
+        puback = mqtt5.PubAckPacket
+        pubacks = [packet for packet in packets if type(packet) is puback]
+        if pubacks:
+            on_pubacks(pubacks)
+        return [] if len(pubacks) == len(packets) else [packet for packet in packets if type(packet) is not puback]
 
     def _malformed(self, what: str) -> None:
         broker = self._options.broker
