@@ -12,15 +12,18 @@ from datetime import UTC, datetime, timedelta
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 
+from analytics_api.cursors import CURSOR_CHARACTERS_MAX
 from analytics_api.errors import InvalidParameterError
 from telemetry.readings import DeviceId, Timestamp
 
 HOURS_DEFAULT = 24
 HOURS_MAX = 744  # a month of 31 days
+LIMIT_DEFAULT = 100
+LIMIT_MAX = 1_000
 
 _DEVICE_ID: TypeAdapter[str] = TypeAdapter(DeviceId)
 _TIMESTAMP: TypeAdapter[str] = TypeAdapter(Timestamp)
-_HOURS = re.compile(r"[0-9]{1,3}")
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -41,36 +44,64 @@ def device_id(request: Request, name: str) -> str:
 
 def window(request: Request, now: datetime) -> Window:
     """`hours` full hours until `end`, by default the last 24 until now."""
-    hours = _hours(_only(request, "hours"))
-    end = _end(_only(request, "end"), now)
+    hours = whole_number(request, "hours", 1, HOURS_MAX)
+    end = moment(request, "end") or now
+    return window_before("end", end, timedelta(hours=HOURS_DEFAULT if hours is None else hours))
+
+
+def window_before(name: str, end: datetime, length: timedelta) -> Window:
+    """The window of `length` that ends at `end`, which the parameter `name` gave."""
     try:
-        return Window(end - timedelta(hours=hours), end)
+        return Window(end - length, end)
     except OverflowError:
-        raise InvalidParameterError("end", "must leave room for the hours before it") from None
+        raise InvalidParameterError(name, "must leave room for the hours before it") from None
 
 
-def _only(request: Request, name: str) -> str | None:
-    """The value of a query parameter; None where it is not given."""
-    values = request.query_params.getlist(name)
-    if len(values) > 1:
-        raise InvalidParameterError(name, "must be given once")
-    return values[0] if values else None
+def limit(request: Request) -> int:
+    """How many rows a page may have."""
+    rows = limit_given(request)
+    return LIMIT_DEFAULT if rows is None else rows
 
 
-def _hours(text: str | None) -> int:
+def limit_given(request: Request) -> int | None:
+    """The same for an answer that has no bound where the request names none."""
+    return whole_number(request, "limit", 1, LIMIT_MAX)
+
+
+def cursor(request: Request) -> str | None:
+    """Where the page begins, unread (`analytics_api.cursors` reads it); None for the first page."""
+    text = only(request, "cursor")
+    if text is not None and not 1 <= len(text) <= CURSOR_CHARACTERS_MAX:
+        raise InvalidParameterError("cursor", "is not one that this list gave; leave it out to begin anew")
+    return text
+
+
+def whole_number(request: Request, name: str, least: int, most: int) -> int | None:
+    """A number of ASCII digits from `least` to `most`; None where it is not given."""
+    text = only(request, name)
     if text is None:
-        return HOURS_DEFAULT
-    if _HOURS.fullmatch(text) is None or not 1 <= int(text) <= HOURS_MAX:
-        raise InvalidParameterError("hours", f"must be a whole number from 1 to {HOURS_MAX}")
+        return None
+    if _WHOLE_NUMBER.fullmatch(text) is None or not least <= int(text) <= most:
+        raise InvalidParameterError(name, f"must be a whole number from {least} to {most}")
     return int(text)
 
 
-def _end(text: str | None, now: datetime) -> datetime:
+def moment(request: Request, name: str) -> datetime | None:
+    """A moment in UTC; None where it is not given."""
+    text = only(request, name)
     if text is None:
-        return now
+        return None
     try:
         # In a query string a + that was not written as %2B arrives as a space.
         stamp = _TIMESTAMP.validate_python(text.replace(" ", "+"))
         return datetime.fromisoformat(stamp).astimezone(UTC)
     except (ValueError, OverflowError):  # a ValidationError is a ValueError, and so is the 31st of February
-        raise InvalidParameterError("end", "must be RFC 3339 with an offset, like 2026-01-31T14:00:00Z") from None
+        raise InvalidParameterError(name, "must be RFC 3339 with an offset, like 2026-01-31T14:00:00Z") from None
+
+
+def only(request: Request, name: str) -> str | None:
+    """The value of a query parameter; None where it is not given."""
+    values = request.query_params.getlist(name)
+    if len(values) > 1:
+        raise InvalidParameterError(name, "must be given once")
+    return values[0] if values else None
