@@ -11,8 +11,9 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import LiteralString, Self, TypeVar
 
 import psycopg
@@ -34,6 +35,8 @@ CONNECTIONS_MAX = 8
 # Each waits at most ANSWER_SECONDS_MAX; beyond them a quick "not now" serves everybody better.
 WAITING_MAX = 500
 CLOSE_SECONDS_MAX = 3.0
+# Each keeps a connection for as long as its reader takes; the other half is for those who ask and go.
+STREAMS_MAX = CONNECTIONS_MAX // 2
 # psycopg_pool tries again after 1 s, then twice as long each time. It gives up here, and the next request begins anew:
 # so an outage of an hour is over within a second, not within the minutes that its waiting had grown to.
 RECONNECT_SECONDS = 2.0
@@ -48,6 +51,10 @@ _BECOME_API_ROLE = """
 
 _AWAY = "The database is away."
 _BUSY = "The database is too busy to answer in time."
+_STREAMS_TAKEN = f"{STREAMS_MAX} long answers are on their way already; that is as many as there may be at once."
+# The cursor and its fetches: 2,000 rows are 200 KB of CSV, and hold up the event loop for some 10 ms.
+_DECLARE: LiteralString = "DECLARE stream NO SCROLL CURSOR FOR "
+_FETCH: LiteralString = "FETCH 2000 FROM stream"
 _CONNECTION_ENDED = ("08", "57P")  # SQLSTATE: connection exceptions; shutdown, crash, start-up of the server
 _SCHEMA_MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName)
 
@@ -104,6 +111,7 @@ class Database:
         """`conninfo` may hold a password and is never shown; `label` is its name in the log."""
         self._outage = Outage(label)
         self._quiet_until = 0.0
+        self._streams = 0
         self._pool = AsyncConnectionPool(
             _with_timeouts(conninfo),
             connection_class=Connection,
@@ -149,15 +157,75 @@ class Database:
 
         return await self._asked(in_transaction)
 
-    async def _asked(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """What `work` finds out on a connection that lives.
+    @asynccontextmanager
+    async def stream(
+        self, query: LiteralString, parameters: Mapping[str, object]
+    ) -> AsyncIterator[AsyncIterator[list[TupleRow]]]:
+        """All rows that a reading query answers, of one moment, some thousand at a time; memory holds no more.
 
-        One that turns out to be dead (the server was restarted) is replaced and the question asked again.
+        Each fetch takes ANSWER_SECONDS_MAX at most; the caller bounds the time between them, for a connection is
+        taken until the end of the `with`. Raises UnavailableError, also where STREAMS_MAX are on already.
+        """
+        if self._streams >= STREAMS_MAX:
+            raise UnavailableError(_STREAMS_TAKEN)
+        self._streams += 1
+        try:
+            connection = await self._retried(partial(self._declared, query, parameters))
+            try:
+                yield self._fetched(connection)
+            finally:
+                await self._released(connection)
+        finally:
+            self._streams -= 1
+
+    async def _declared(self, query: LiteralString, parameters: Mapping[str, object], deadline: float) -> Connection:
+        """A connection with the cursor open; `_released` ends it."""
+        connection = await self._taken(deadline)
+        try:
+            with self._alarm(connection, deadline):
+                await connection.limit_rights()
+                await connection.execute("BEGIN READ ONLY")
+                await connection.execute(_DECLARE + query, parameters, prepare=False)
+        except BaseException:
+            await self._released(connection)
+            raise
+        return connection
+
+    async def _fetched(self, connection: Connection) -> AsyncIterator[list[TupleRow]]:
+        cursor = connection.cursor(binary=True)
+        while True:
+            try:
+                with self._alarm(connection, asyncio.get_running_loop().time() + ANSWER_SECONDS_MAX):
+                    rows = await (await cursor.execute(_FETCH, prepare=False)).fetchall()
+            except psycopg.Error as error:
+                raise (UnavailableError(_AWAY) if _has_ended(error) else self._refused(error)) from error
+            if not rows:
+                return
+            yield rows
+
+    async def _released(self, connection: Connection) -> None:
+        try:
+            with (
+                suppress(psycopg.Error),
+                self._alarm(connection, asyncio.get_running_loop().time() + ANSWER_SECONDS_MAX),
+            ):
+                await connection.rollback()
+        finally:
+            await self._pool.putconn(connection)
+
+    async def _asked(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """What `work` finds out on a connection that lives."""
+        return await self._retried(partial(self._asked_once, work))
+
+    async def _retried(self, attempt: Callable[[float], Awaitable[T]]) -> T:
+        """What `attempt` makes of a connection until its deadline.
+
+        A connection that turns out to be dead (the server was restarted) is replaced and the attempt made again.
         """
         deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS_MAX
         for _ in range(CONNECTIONS_MAX + 1):  # each may be dead once
             try:
-                return await self._asked_once(work, deadline)
+                return await attempt(deadline)
             except TooManyRequests as error:
                 raise UnavailableError(_BUSY) from error
             except (PoolTimeout, PoolClosed) as error:
@@ -177,18 +245,27 @@ class Database:
         return self._pool.get_stats()
 
     async def _asked_once(self, work: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
-        loop = asyncio.get_running_loop()
-        patience = deadline - loop.time()
+        connection = await self._taken(deadline)
+        try:
+            with self._alarm(connection, deadline):
+                await connection.limit_rights()
+                return await work(connection)
+        finally:
+            await self._pool.putconn(connection)
+
+    async def _taken(self, deadline: float) -> Connection:
+        patience = deadline - asyncio.get_running_loop().time()
         if self.away_because:
             patience = min(patience, AWAY_WAIT_SECONDS_MAX)
-        connection = await self._pool.getconn(timeout=patience)
-        alarm = loop.call_at(deadline, self._cut, connection)
+        return await self._pool.getconn(timeout=patience)
+
+    @contextmanager
+    def _alarm(self, connection: Connection, deadline: float) -> Iterator[None]:
+        alarm = asyncio.get_running_loop().call_at(deadline, self._cut, connection)
         try:
-            await connection.limit_rights()
-            return await work(connection)
+            yield
         finally:
             alarm.cancel()
-            await self._pool.putconn(connection)
 
     def _cut(self, connection: AsyncConnection[TupleRow]) -> None:
         """End the wait for a server that says nothing at all.

@@ -8,18 +8,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from analytics_api.answers import answer, number, timestamp
+from analytics_api.answers import answer
 from analytics_api.database import Database
 from analytics_api.errors import UnknownDeviceError
 from analytics_api.parameters import device_id
+from analytics_api.records import METER_STATUS, VEHICLE_STATUS
 
-METER_STATUS = """
-    SELECT kwh_consumed_ac, voltage, last_reading, last_updated
+METER = """
+    SELECT meter_id, kwh_consumed_ac, voltage, last_reading, last_updated
     FROM meter_status
     WHERE meter_id = %(meter_id)s"""
 
-VEHICLE_STATUS = """
-    SELECT soc, kwh_delivered_dc, battery_temp, last_reading, last_updated
+VEHICLE = """
+    SELECT vehicle_id, soc, kwh_delivered_dc, battery_temp, last_reading, last_updated
     FROM vehicle_status
     WHERE vehicle_id = %(vehicle_id)s"""
 
@@ -35,35 +36,16 @@ def routes(database: Database) -> list[BaseRoute]:
 async def meter_status(database: Database, request: Request) -> Response:
     """AC energy (kWh) and voltage (V) of a meter's newest reading."""
     meter_id = device_id(request, "meterId")
-    row = await database.row(METER_STATUS, {"meter_id": meter_id})
+    row = await database.row(METER, {"meter_id": meter_id})
     if row is None:
         raise UnknownDeviceError(f"No reading of meter {meter_id} was ever stored; check the id.")
-    kwh_consumed_ac, voltage, last_reading, last_updated = row
-    return answer(
-        {
-            "meterId": meter_id,
-            "kwhConsumedAc": number(kwh_consumed_ac),
-            "voltage": number(voltage),
-            "lastReading": timestamp(last_reading),
-            "lastUpdated": timestamp(last_updated),
-        }
-    )
+    return answer(METER_STATUS.json(row))
 
 
 async def vehicle_status(database: Database, request: Request) -> Response:
     """State of charge (%), DC energy (kWh) and battery temperature (°C) of a vehicle's newest reading."""
     vehicle_id = device_id(request, "vehicleId")
-    row = await database.row(VEHICLE_STATUS, {"vehicle_id": vehicle_id})
+    row = await database.row(VEHICLE, {"vehicle_id": vehicle_id})
     if row is None:
         raise UnknownDeviceError(f"No reading of vehicle {vehicle_id} was ever stored; check the id.")
-    soc, kwh_delivered_dc, battery_temp, last_reading, last_updated = row
-    return answer(
-        {
-            "vehicleId": vehicle_id,
-            "soc": number(soc),
-            "kwhDeliveredDc": number(kwh_delivered_dc),
-            "batteryTemp": number(battery_temp),
-            "lastReading": timestamp(last_reading),
-            "lastUpdated": timestamp(last_updated),
-        }
-    )
+    return answer(VEHICLE_STATUS.json(row))

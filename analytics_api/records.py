@@ -1,0 +1,51 @@
+"""A row of the database as clients see it: an object of JSON, or a line of CSV. The names stand here and nowhere else.
+
+Every record of a device has the same layout: its id, its measured values, two moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from psycopg.rows import TupleRow
+
+from analytics_api.answers import number, timestamp
+
+
+@dataclass(frozen=True)
+class Record:
+    """The names of a record's fields, in the order of the columns that its query reads."""
+
+    names: tuple[str, ...]
+
+    def json(self, row: TupleRow) -> dict[str, object]:
+        """The object of one row."""
+        device_id, *values, first, second = row
+        content = (device_id, *map(number, values), timestamp(first), timestamp(second))
+        return dict(zip(self.names, content, strict=True))
+
+    @property
+    def csv_header(self) -> bytes:
+        """The line of names."""
+        return (",".join(self.names) + "\r\n").encode()
+
+    def csv(self, rows: Sequence[TupleRow]) -> bytes:
+        """A line for each row. Nothing needs quotes: ids have no character that CSV or a spreadsheet reads as more."""
+        lines = [
+            f"{device_id},{','.join(map(_decimal, values))},{timestamp(first)},{timestamp(second)}\r\n"
+            for device_id, *values, first, second in rows
+        ]
+        return "".join(lines).encode()
+
+
+METER_STATUS = Record(("meterId", "kwhConsumedAc", "voltage", "lastReading", "lastUpdated"))
+VEHICLE_STATUS = Record(("vehicleId", "soc", "kwhDeliveredDc", "batteryTemp", "lastReading", "lastUpdated"))
+METER_READING = Record(("meterId", "kwhConsumedAc", "voltage", "timestamp", "ingestedAt"))
+VEHICLE_READING = Record(("vehicleId", "soc", "kwhDeliveredDc", "batteryTemp", "timestamp", "ingestedAt"))
+
+
+def _decimal(value: float) -> str:
+    """As in JSON; nothing for what JSON calls null."""
+    return repr(number(value)) if isfinite(value) else ""
