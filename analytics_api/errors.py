@@ -54,6 +54,46 @@ class UnknownDeviceError(ApiError):
     status = HTTPStatus.NOT_FOUND
 
 
+class UnauthorizedError(ApiError):
+    """No token, or none that counts here."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012 - a Mapping, declared so above
+
+
+class ForbiddenError(ApiError):
+    """Not from here, whatever the request carries; only the person who runs the API can change it."""
+
+    status = HTTPStatus.FORBIDDEN
+
+
+class InvalidBodyError(ApiError):
+    """A body that is not what the route takes; the client must change it."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+
+class BodyTimeoutError(ApiError):
+    """A body that did not end in time; the connection ends with the answer, since the rest may still come."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    headers = {"Connection": "close"}  # noqa: RUF012
+
+
+class BodyTooLargeError(ApiError):
+    """A body over the limit, of which no more is read; the connection ends with the answer."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    headers = {"Connection": "close"}  # noqa: RUF012
+
+
+class UnsupportedTypeError(ApiError):
+    """A body of a type or encoding that is not taken."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    headers = {"Accept": "application/json"}  # noqa: RUF012
+
+
 class UnavailableError(ApiError):
     """What the answer needs is away for the moment; the same request is worth repeating."""
 
@@ -66,8 +106,13 @@ def failure_body(message: str, problems: Sequence[Problem] = ()) -> dict[str, ob
     return {"success": False, "message": message, "errors": [asdict(problem) for problem in problems]}
 
 
-async def _on_api_error(_: Request, error: ApiError) -> Response:
+def failure_response(error: ApiError) -> Response:
+    """The answer that an error is; middlewares, which no exception handler reaches, send it themselves."""
     return json_response(error.status, failure_body(str(error), error.problems), error.headers)
+
+
+async def _on_api_error(_: Request, error: ApiError) -> Response:
+    return failure_response(error)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:

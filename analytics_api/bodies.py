@@ -1,0 +1,70 @@
+"""Bodies of requests: JSON, of a bounded size, within a bounded time.
+
+Only `application/json` is taken: it is what a form or a script of another site cannot send without being asked first
+(a CORS preflight), so it is a part of the access rules as well. Nothing beyond the limit is ever held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pydantic_core import from_json
+from starlette.requests import ClientDisconnect, Request
+
+from analytics_api.errors import BodyTimeoutError, BodyTooLargeError, InvalidBodyError, UnsupportedTypeError
+from telemetry.readings import PAYLOAD_BYTES_MAX as BODY_BYTES_MAX
+
+# 1 MB in this time is 0.8 Mbit/s: slower than that, a device sends smaller arrays.
+BODY_SECONDS_MAX = 10.0
+
+_TYPE_EXPECTED = "Send JSON: Content-Type must be application/json (in UTF-8)."
+
+
+async def json_body(request: Request) -> Any:  # noqa: ANN401 - whatever a client may send
+    """The JSON value that a request carries.
+
+    Raises InvalidBodyError (400: not JSON, not UTF-8, empty), BodyTimeoutError (408), BodyTooLargeError (413) and
+    UnsupportedTypeError (415).
+    """
+    _refuse_other_types(request)
+    body = await _bounded_body(request)
+    if not body:
+        raise InvalidBodyError("The request has no body; a JSON value is expected.")
+    try:
+        return from_json(body)
+    except ValueError as error:  # its texts name a place and what was expected there, never the content
+        raise InvalidBodyError(f"The body is not JSON: {error}") from None
+
+
+def _refuse_other_types(request: Request) -> None:
+    media_type, *parameters = request.headers.get("content-type", "").lower().split(";")
+    if media_type.strip() != "application/json":
+        raise UnsupportedTypeError(_TYPE_EXPECTED)
+    for parameter in parameters:
+        name, _, value = parameter.strip().partition("=")
+        if name == "charset" and value.strip('"') not in ("utf-8", "utf8"):
+            raise UnsupportedTypeError(_TYPE_EXPECTED)
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedTypeError("Send the body as it is: no Content-Encoding is taken.")
+
+
+async def _bounded_body(request: Request) -> bytes:
+    too_large = BodyTooLargeError(f"The body is larger than {BODY_BYTES_MAX} bytes; send several smaller ones.")
+    # What a head announces needs no reading; the server has seen that it is a number.
+    if int(request.headers.get("content-length", 0)) > BODY_BYTES_MAX:
+        raise too_large
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS_MAX):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > BODY_BYTES_MAX:
+                    raise too_large
+                chunks.append(chunk)
+    except TimeoutError:
+        raise BodyTimeoutError(f"The body did not end within {BODY_SECONDS_MAX:g} s.") from None
+    except ClientDisconnect:  # nobody reads this; it keeps a cut connection from looking like a fault of ours
+        raise InvalidBodyError("The connection ended before the body did.") from None
+    return b"".join(chunks)
