@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import math
 import re
 import sys
+import time
 from collections.abc import Callable
 from random import Random
 
@@ -14,14 +16,18 @@ from config.event_loop import loop_factory
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
 from loadgen import log
-from loadgen.counts import Counts
+from loadgen.committed import Committed
+from loadgen.descriptors import make_room
 from loadgen.fleet import id_prefix, make_fleet
 from loadgen.progress import Progress
 from loadgen.record import Record
+from loadgen.report import Report
 from loadgen.run import Run, run_fleet
-from loadgen.schedule import Schedule
+from loadgen.schedule import ClosedLoop, OpenLoop, Pace, Schedule
+from loadgen.source import BACKFILL_SECONDS
 from loadgen.stored import Tables
-from loadgen.verify import VerifyError, check_tables, verify
+from loadgen.stream import LATE_SECONDS, Faults
+from loadgen.verify import VerifyError, check_nothing_there, check_tables, verify
 from telemetry.errors import LinkError
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
@@ -31,6 +37,10 @@ CONNECTIONS_MAX = 100_000
 # Below this an energy is a handful of mWh, and the ratio of two roundings says nothing; for more messages take more
 # devices.
 INTERVAL_SECONDS_MIN = 0.1
+INTERVAL_SECONDS = 5.0
+RATE_MAX = 1_000_000.0
+MESSAGES_MAX = 10_000_000_000
+HOURS_MAX = 24 * 366.0
 INTERVAL_SECONDS_MAX = 86_400.0
 DURATION_SECONDS_MAX = 366 * 86_400.0
 # With the ids' own words and numbers this stays within the contract's 100 characters.
@@ -43,20 +53,49 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = (
         "The broker and the database are those of the settings (MQTT_URL, DATABASE_URL), else of the `wattline up` "
-        "that runs in this folder. One run at a time per prefix. Exit status: 0 ok, 1 failed (nothing acknowledged, or "
-        "--verify found something), 2 bad usage."
+        "that runs in this folder. One run at a time per prefix. Exit status: 0 ok, 1 failed (no answer to "
+        "something that was sent, or --verify found something), 2 bad usage."
     )
     count = _number(int, 0, DEVICES_MAX)
     add = parser.add_argument
     add("--meters", type=count, default=100, metavar="N", help="simulated meters (default %(default)s)")
     add("--vehicles", type=count, default=100, metavar="N", help="simulated vehicles (default %(default)s)")
-    add(
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument(
         "--interval",
         type=_number(float, INTERVAL_SECONDS_MIN, INTERVAL_SECONDS_MAX),
-        default=5.0,
         metavar="SECONDS",
-        help="time between two readings of a device (default %(default)g)",
+        help=f"a fleet: time between two readings of a device (default {INTERVAL_SECONDS:g})",
     )
+    pace.add_argument(
+        "--rate",
+        type=_number(float, 0.1, RATE_MAX),
+        metavar="R",
+        help="open loop: R readings a second, whatever the broker does; latency counts from when each was due",
+    )
+    pace.add_argument(
+        "--max", action="store_true", help="closed loop: as fast as the broker acknowledges what is under way"
+    )
+    add(
+        "--messages",
+        type=_number(int, 1, MESSAGES_MAX),
+        metavar="N",
+        help="end after N readings (with --rate or --max)",
+    )
+    add(
+        "--hours",
+        type=_number(float, 1 / 60, HOURS_MAX),
+        metavar="H",
+        help="backfill: readings of the past H hours, one a minute and device, oldest first (as --max, or at --rate)",
+    )
+    share = _number(float, 0, 1)
+    add("--duplicates", type=share, default=0.0, metavar="SHARE", help="share of the readings sent twice (0 to 1)")
+    add("--late", type=share, default=0.0, metavar="SHARE", help="share with a timestamp of an hour before")
+    add("--malformed", type=share, default=0.0, metavar="SHARE", help="share of messages that must be refused")
+    add("--mqtt-version", choices=("3.1.1", "5"), default="5", help="what the devices speak (default %(default)s)")
+    add("--qos", type=int, choices=(0, 1), default=1, help="0: nothing is acknowledged (default %(default)s)")
+    add("--latency", action="store_true", help="measure publish → committed in the tables, too; --verify does anyway")
+    add("--json", action="store_true", help="the report as one JSON object on stdout")
     add(
         "--duration",
         type=_number(float, 0.1, DURATION_SECONDS_MAX),
@@ -89,39 +128,90 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the fleet, report, verify."""
-    schedule = Schedule(max(args.meters, args.vehicles), args.interval, args.duration)
-    problem = _problem(args, schedule)
+    settings = load_settings(beside_up=True)
+    pace = pace_of(args)
+    problem = _problem(args, pace, settings) or make_room(min(args.connections, pace.points))
     if problem is not None:
         return _complain(problem, BAD_USAGE)
-    settings = load_settings(beside_up=True)
     configure_logging(settings.log_level, settings.log_format)
-    points = make_fleet(args.meters, args.vehicles, args.prefix, Random(f"fleet {args.seed}"))
-    counts, record = Counts(), Record(points) if args.verify else None
-    progress = Progress(counts, args.duration)
-    log.install(progress, settings.log_level)
-    _introduce(args, settings)
-    fleet = Run(
-        points, schedule, min(args.connections, len(points)), Random(f"run {args.seed}"), counts, record, progress
-    )
+    report = Report()
     try:
-        if record is not None:
-            check_tables(_tables(settings))
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(run_fleet(fleet, settings))
-        status = OK if args.duration is None or counts.acknowledged or not counts.published else FAILED
-    except VerifyError as error:
-        return _complain(str(error), FAILED)
-    except LinkError as error:
-        status = _complain(str(error), FAILED)
-        if not counts.published:
-            return status
-    print(*counts.report(), sep="\n", flush=True)
-    if record is not None:
-        status = max(status, _verify(args, settings, record))
+        status = _run(args, settings, pace, report)
+    except (VerifyError, LinkError) as error:
+        report.error = str(error)
+        status = _complain(report.error, FAILED)
+    if args.json:
+        print(json.dumps(report.as_json(status)), flush=True)
     return status
 
 
-def _verify(args: argparse.Namespace, settings: Settings, record: Record) -> int:
+def _run(args: argparse.Namespace, settings: Settings, pace: Pace, report: Report) -> int:
+    points = make_fleet(args.meters, args.vehicles, args.prefix, Random(f"fleet {args.seed}"))
+    counts, record = report.counts, Record(points) if args.verify else None
+    readings_max = None if isinstance(pace, Schedule) else pace.turns
+    progress = Progress(counts, args.duration, readings_max=readings_max)
+    log.install(progress, settings.log_level)
+    _introduce(args, settings)
+    past_from_us = None if args.hours is None else time.time_ns() // 1000 - round(args.hours * 3600e6)
+    tables = _tables(settings)
+    if args.verify or args.latency:
+        check_tables(tables)
+        report.committed = Committed(tables)
+    if record is not None and (past_from_us is not None or args.late):
+        first_us = past_from_us or time.time_ns() // 1000
+        check_nothing_there(tables, args.prefix, first_us - LATE_SECONDS * 1_000_000 if args.late else first_us)
+    fleet = Run(
+        points,
+        pace,
+        min(args.connections, pace.points),
+        Random(f"run {args.seed}"),
+        counts,
+        record,
+        progress,
+        Faults(args.duplicates, args.late, args.malformed),
+        args.mqtt_version,
+        args.qos,
+        past_from_us,
+        report.latency,
+        report.committed,
+    )
+    status = OK
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(run_fleet(fleet, settings))
+        if fleet.bounded and counts.published and (counts.not_sent or (args.qos and counts.unacknowledged)):
+            status = FAILED
+        if fleet.bounded and args.qos and counts.published and not counts.acknowledged:
+            status = FAILED
+    except LinkError as error:
+        if not counts.published:
+            raise
+        report.error = str(error)
+        status = _complain(report.error, FAILED)
+    say = sys.stderr if args.json else sys.stdout
+    print(*report.lines(), sep="\n", file=say, flush=True)
+    if record is not None:
+        status = max(status, _verify(args, settings, record, report))
+    return status
+
+
+def pace_of(args: argparse.Namespace) -> Pace:
+    """The three ways to load a system, by the options."""
+    devices = args.meters + args.vehicles
+    if args.rate is None and not args.max and args.hours is None:
+        return Schedule(max(args.meters, args.vehicles), args.interval or INTERVAL_SECONDS, args.duration)
+    limits = [] if args.messages is None else [args.messages]
+    if args.hours is not None:
+        limits.append(devices * max(1, round(args.hours * 3600 / BACKFILL_SECONDS)))
+    turns = min(limits, default=None)
+    if args.rate is not None:
+        return OpenLoop(devices, args.rate, args.duration, turns)
+    if args.verify and turns is None and args.duration is not None:
+        turns = VERIFIED_READINGS_MAX
+    return ClosedLoop(devices, args.duration, turns)
+
+
+def _verify(args: argparse.Namespace, settings: Settings, record: Record, report: Report) -> int:
     told = False
 
     def on_wait(stored: int, acknowledged: int) -> None:
@@ -133,8 +223,11 @@ def _verify(args: argparse.Namespace, settings: Settings, record: Record) -> int
     try:
         findings = verify(_tables(settings), record, args.prefix, args.verify_timeout, on_wait)
     except VerifyError as error:
-        return _complain(str(error), FAILED)
-    print(findings.line(), *findings.examples, sep="\n", flush=True)
+        report.error = str(error)
+        return _complain(report.error, FAILED)
+    report.findings = findings
+    say = sys.stderr if args.json else sys.stdout
+    print(findings.line(), *findings.examples, sep="\n", file=say, flush=True)
     return OK if findings.clean else FAILED
 
 
@@ -145,23 +238,47 @@ def _tables(settings: Settings) -> Tables:
 def _introduce(args: argparse.Namespace, settings: Settings) -> None:
     names = f"{id_prefix('meter', args.prefix)}..., {id_prefix('vehicle', args.prefix)}..."
     how_long = "until Ctrl-C" if args.duration is None else f"for {args.duration:g} s"
+    if args.rate is not None:
+        how_fast = f"{args.rate:g} readings a second"
+    elif args.max or args.hours is not None:
+        how_fast = "as fast as the broker acknowledges"
+    else:
+        how_fast = f"a reading each every {args.interval or INTERVAL_SECONDS:g} s"
+    if args.hours is not None:
+        how_long = f"about the past {args.hours:g} h"
+    elif args.messages is not None:
+        how_long = f"{args.messages} readings"
     _say(
-        f"{args.meters} meters and {args.vehicles} vehicles ({names}), "
-        f"a reading each every {args.interval:g} s, {how_long}, to the broker at {settings.broker}"
+        f"{args.meters} meters and {args.vehicles} vehicles ({names}), {how_fast}, {how_long}, "
+        f"to the broker at {settings.broker}"
     )
     if args.verify:
         _say(f"verifying against the database at {settings.database_label}")
 
 
-def _problem(args: argparse.Namespace, schedule: Schedule) -> str | None:
+def _problem(args: argparse.Namespace, pace: Pace, settings: Settings) -> str | None:
     """What is wrong with the options together."""
-    if schedule.points == 0:
+    if pace.points == 0:
         return "--meters and --vehicles are both 0: nothing would be published"
+    if isinstance(pace, Schedule) and args.messages is not None:
+        return "--messages needs --rate or --max: a fleet ends after --duration"
+    if args.hours is not None:
+        if args.interval is not None:
+            return "--hours and --interval do not go together: a backfill has a reading a minute, at --rate or --max"
+        hours = args.hours + (LATE_SECONDS / 3600 if args.late else 0)
+        if hours >= settings.max_reading_age_days * 24:
+            return (
+                f"--hours {args.hours:g}{' with --late' if args.late else ''} goes back further than the ingestor takes "
+                f"readings (MAX_READING_AGE_DAYS, {settings.max_reading_age_days}): take fewer hours"
+            )
     if not args.verify:
         return None
-    if schedule.turns is None:
-        return "--verify needs --duration: it remembers every reading until the end"
-    readings = schedule.turns * (args.meters + args.vehicles) // schedule.points
+    if args.qos == 0:
+        return "--verify needs --qos 1: with QoS 0 nothing is acknowledged, so nothing is promised"
+    if pace.turns is None:
+        return "--verify needs --duration (or --messages, or --hours): it remembers every reading until the end"
+    turns = pace.turns
+    readings = turns * (args.meters + args.vehicles) // pace.points if isinstance(pace, Schedule) else turns
     if readings > VERIFIED_READINGS_MAX:
         return (
             f"--verify remembers every reading, and this run has {readings:,} (at most {VERIFIED_READINGS_MAX:,}): "

@@ -82,8 +82,8 @@ def read_point(point: ChargingPoint, now_us: int, interval_seconds: float, rng: 
     if point.last_read_us is None:
         ts_us, seconds = now_us, interval_seconds
     else:
-        # A clock that was set back must not make the same timestamp twice.
-        ts_us = max(now_us, point.last_read_us + 1)
+        # A clock that was set back must not make the same timestamp twice; even ones stay even (see stream).
+        ts_us = max(now_us, point.last_read_us + 2)
         seconds = (ts_us - point.last_read_us) / 1e6
     point.last_read_us = ts_us
     point.battery, measured = advance(point.charger, point.battery, seconds, rng)

@@ -6,6 +6,7 @@ It only shows; it counts nothing itself, and it must never hold up a publisher.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 import time
 from collections import deque
@@ -18,14 +19,22 @@ PLAIN_LINE_SECONDS: Final = 10.0
 # The rate is that of the last few seconds: steady enough to read, quick enough to show a stall.
 RATE_SECONDS: Final = 5.0
 CLEAR_LINE: Final = "\r\x1b[K"
+BAR_CELLS: Final = 20
 
 
 class Progress:
     """The line, its place on the screen, and what it needs to know for a rate."""
 
-    def __init__(self, counts: Counts, duration_seconds: float | None, stream: TextIO = sys.stderr) -> None:
+    def __init__(
+        self,
+        counts: Counts,
+        duration_seconds: float | None,
+        stream: TextIO = sys.stderr,
+        readings_max: int | None = None,
+    ) -> None:
         self._counts = counts
         self._duration = duration_seconds
+        self._readings_max = readings_max
         self._stream = stream
         self._redraws = stream.isatty()
         self._period = REDRAW_SECONDS if self._redraws else PLAIN_LINE_SECONDS
@@ -61,13 +70,44 @@ class Progress:
         since, acknowledged_then = self._samples[0]
         rate = (self._counts.acknowledged - acknowledged_then) / max(now - since, 1e-9)
         self._samples.append((now, self._counts.acknowledged))
-        line = progress_line(self._counts, rate, now - self._started, self._duration)
+        elapsed = now - self._started
+        share, left = forecast(self._counts, rate, elapsed, self._duration, self._readings_max)
+        line = progress_line(self._counts, rate, elapsed, None if left is None else elapsed + left)
         if self._redraws:
-            self._stream.write(CLEAR_LINE + line)
+            # Cut where the terminal ends: a line that wraps cannot be drawn anew.
+            room = shutil.get_terminal_size().columns - 1
+            self._stream.write(CLEAR_LINE + (bar(share) + line)[:room])
             self._drawn = True
         else:
             self._stream.write(line + "\n")
         self._stream.flush()
+
+
+def forecast(
+    counts: Counts, rate: float, elapsed: float, duration: float | None, readings_max: int | None
+) -> tuple[float | None, float | None]:
+    """The share done (0 to 1) and the seconds left, by the clock or by the readings, whichever ends first; None where
+    nobody can know.
+    """
+    shares, lefts = [], []
+    if duration is not None:
+        shares.append(elapsed / duration)
+        lefts.append(max(0.0, duration - elapsed))
+    if readings_max is not None:
+        answered = counts.acknowledged + counts.refused.total()
+        shares.append(answered / readings_max)
+        if rate > 0:
+            lefts.append(max(0, readings_max - answered) / rate)
+    share = max(shares, default=None)
+    return None if share is None else min(1.0, share), min(lefts, default=None)
+
+
+def bar(share: float | None) -> str:
+    """The share as a picture; nothing for a run without an end."""
+    if share is None:
+        return ""
+    done = int(share * BAR_CELLS)
+    return f"[{'#' * done}{'.' * (BAR_CELLS - done)}] {share:4.0%} "
 
 
 def progress_line(counts: Counts, rate: float, elapsed: float, duration: float | None) -> str:

@@ -1,6 +1,6 @@
-"""One run of the fleet, from the first connection to the last acknowledgement: connect, publish by schedule, drain.
+"""One run of the fleet, from the first connection to the last acknowledgement: connect, publish by its pace, drain.
 
-The only wiring of schedule, fleet, lanes and progress. It never verifies and never prints a result; what happened is
+The only wiring of pace, source, lanes and progress. It never verifies and never prints a result; what happened is
 in `Counts` (and in `Record`, where one is asked for) however the run ended.
 """
 
@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import signal
 import time
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 from config.settings import Settings
+from loadgen.committed import Committed
 from loadgen.counts import Counts
-from loadgen.fleet import ChargingPoint, read_point
+from loadgen.dialler import Dialler
+from loadgen.fleet import ChargingPoint
+from loadgen.histogram import Histogram
 from loadgen.progress import Progress
-from loadgen.publisher import Lane, workers_per_lane
+from loadgen.publisher import Lane, Traffic, under_way_per_lane, waiting_per_lane
 from loadgen.record import Record
-from loadgen.schedule import Schedule
+from loadgen.schedule import ClosedLoop, OpenLoop, Pace, Schedule
+from loadgen.source import Backfill, FleetSource, RateSource, Source
+from loadgen.stream import Faults, Stream
+from loadgen.templates import Templates
 from telemetry.errors import LinkError
-from telemetry.mqtt import Link, LinkOptions
 
 logger = logging.getLogger(__name__)
 
@@ -35,19 +39,49 @@ CONNECT_SECONDS_MAX = 10.0
 # asks what became of its last readings.
 DRAIN_SECONDS_TIMED = 10.0
 DRAIN_SECONDS_ENDLESS = 2.0
+# A run that ends with a number of messages would otherwise wait for ever for a broker that is gone.
+AWAY_SECONDS_MAX = 10.0
+# After the last acknowledgement, for samples that are not in the tables yet.
+SETTLE_SECONDS = 10.0
+# Turns made at a time before the loop may read answers; the pause makes batches of them at high rates.
+BATCH_MAX = 500
+TICK_SECONDS = 0.001
+LOOK_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
 class Run:
-    """What to run. The points are changed by it; counts and record are its result."""
+    """What to run. The points are changed by it; counts, record, latency and committed are its result."""
 
     points: Sequence[ChargingPoint]
-    schedule: Schedule
+    schedule: Pace
     connections: int
     rng: Random
     counts: Counts
     record: Record | None
     progress: Progress
+    faults: Faults = field(default_factory=Faults)
+    mqtt_version: str = "5"
+    qos: int = 1
+    past_from_us: int | None = None
+    """Where a backfill begins (microseconds since 1970); None = readings of now."""
+    latency: Histogram = field(default_factory=Histogram)
+    committed: Committed | None = None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it ends by itself."""
+        return self.schedule.turns is not None or self.schedule.duration_seconds is not None
+
+    def source(self) -> Source:
+        """What its turns make."""
+        stream = Stream(self.faults, self.counts, self.record, self.rng, self.committed)
+        if isinstance(self.schedule, Schedule):
+            return FleetSource(self.points, self.schedule.interval_seconds, self.rng, stream)
+        templates = Templates(self.points, self.rng)
+        if self.past_from_us is not None:
+            return Backfill(templates, self.past_from_us, stream)
+        return RateSource(templates, stream)
 
 
 async def run_fleet(run: Run, settings: Settings) -> None:
@@ -57,94 +91,138 @@ async def run_fleet(run: Run, settings: Settings) -> None:
     serve us; an endless run waits for the broker, however long.
     """
     stop = asyncio.Event()
+    traffic = Traffic(run.counts, run.latency, run.qos)
+    lanes = [Lane(number, traffic, waiting_per_lane(run.connections)) for number in range(run.connections)]
+    dialler = Dialler(lanes, settings, under_way_per_lane(run.connections), mqtt_version=run.mqtt_version, qos=run.qos)
     with _stopping_signals(stop):
-        async with AsyncExitStack() as stack:
-            links = await _connect(stack, run, settings, stop)
-            if stop.is_set():
-                return
-            logger.info("publishing to the broker at %s over %d connections", settings.broker, len(links))
-            started = time.monotonic()
-            try:
-                await _publish(run, [Lane(link, run.counts, run.record) for link in links], stop)
-            except ExceptionGroup as group:
-                refused, others = group.split(LinkError)
-                if refused is None or others is not None:
-                    raise
-                raise refused.exceptions[0] from None
-            finally:
-                run.counts.seconds = time.monotonic() - started
-
-
-async def _connect(stack: AsyncExitStack, run: Run, settings: Settings, stop: asyncio.Event) -> list[Link]:
-    """The first connection alone, so that a missing broker is reported once; then the others at the same time.
-
-    Told to stop, it returns what it has.
-    """
-    # Random, so that two runs never take each other's session.
-    name = f"wattline-loadgen-{secrets.token_hex(3)}"
-    timeout = CONNECT_SECONDS_MAX if run.schedule.turns is not None else None
-    links: list[Link] = []
-    for wanted in (1, run.connections):
-        fresh = [
-            Link(LinkOptions.from_settings(settings, client_id=f"{name}-{number}"))
-            for number in range(len(links) + 1, wanted + 1)
-        ]
-        for link in fresh:
-            await stack.enter_async_context(link)
-        await _unless_stopped(stop, _all_connected(fresh, timeout))
-        if stop.is_set():
-            break
-        links += fresh
-    return links
-
-
-async def _all_connected(links: Sequence[Link], timeout: float | None) -> None:  # noqa: ASYNC109 - the links' own
-    for link in links:
-        await link.wait_connected(timeout)
-
-
-async def _publish(run: Run, lanes: Sequence[Lane], stop: asyncio.Event) -> None:
-    """Raises an ExceptionGroup of LinkRefused."""
-    duration = run.schedule.duration_seconds
-    drain_seconds = DRAIN_SECONDS_ENDLESS if duration is None else DRAIN_SECONDS_TIMED
-    async with asyncio.TaskGroup() as group:
-        background = [group.create_task(run.progress.run(), name="progress")]
-        for lane in lanes:
-            background += lane.start(group, workers_per_lane(lanes))
-        producing = group.create_task(_produce(run, lanes), name="schedule")
-        stopping = group.create_task(stop.wait(), name="stop")
-        # The schedule may end late, held up by full lanes; then the time for the last answers is already over.
-        limit = None if duration is None else duration + drain_seconds
-        ended, _ = await asyncio.wait({producing, stopping}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        producing.cancel()
         try:
-            async with asyncio.timeout(drain_seconds if ended else 0.0):
+            async with asyncio.TaskGroup() as group:
+                background = dialler.start(group)
+                timeout = CONNECT_SECONDS_MAX if run.bounded else None
+                await _unless_stopped(stop, dialler.connect_all(timeout))
+                if not stop.is_set():
+                    logger.info("publishing to the broker at %s over %d connections", settings.broker, len(lanes))
+                    background.append(group.create_task(run.progress.run(), name="progress"))
+                    if run.committed is not None:
+                        background.append(group.create_task(run.committed.run(), name="committed"))
+                    await _publish(run, lanes, traffic, dialler, stop)
+                    if run.committed is not None and not stop.is_set():
+                        await _unless_stopped(stop, run.committed.settle(SETTLE_SECONDS))
+                for task in background:
+                    task.cancel()
+        except ExceptionGroup as group_error:
+            refused, others = group_error.split(LinkError)
+            if refused is None or others is not None:
+                raise
+            raise refused.exceptions[0] from None
+        finally:
+            await dialler.close()
+
+
+async def _publish(run: Run, lanes: Sequence[Lane], traffic: Traffic, dialler: Dialler, stop: asyncio.Event) -> None:
+    """Until all is sent and answered, or nobody can wait any longer for that."""
+    started, cpu_started = time.monotonic(), time.process_time()
+    duration = run.schedule.duration_seconds
+    drain_seconds = DRAIN_SECONDS_TIMED if run.bounded else DRAIN_SECONDS_ENDLESS
+    # The schedule may end late, held up by full lanes; then the time for the last answers is already over.
+    limit = None if duration is None else duration + drain_seconds
+    producer = Producer(run, lanes, traffic, started)
+    producing = asyncio.create_task(producer.run(), name="schedule")
+    try:
+        while not producing.done() and not stop.is_set():
+            await asyncio.wait({producing}, timeout=LOOK_SECONDS * 5)
+            if limit is not None and time.monotonic() - started > limit:
+                break
+            if duration is None and run.bounded and dialler.away_for() > AWAY_SECONDS_MAX:
+                break
+        ended = producing.done()
+        if ended:
+            producing.result()
+        if not ended and not stop.is_set():
+            run.counts.not_sent = producer.overdue()
+        deadline = time.monotonic() + (drain_seconds if ended or stop.is_set() else 0.0)
+        while traffic.pending and time.monotonic() < deadline:
+            if run.qos == 0:
                 for lane in lanes:
-                    await lane.drained()
-        except TimeoutError:
-            logger.warning("gave up waiting; readings not acknowledged: %d", run.counts.unacknowledged)
-        for task in (*background, stopping):
-            task.cancel()
+                    lane.flush()
+            await traffic.wait(LOOK_SECONDS)
+        if traffic.pending:
+            why = f" ({dialler.reason})" if dialler.connected < len(lanes) else ""
+            logger.warning("gave up waiting; readings not acknowledged: %d%s", run.counts.unacknowledged, why)
+    finally:
+        producing.cancel()
+        run.counts.not_sent += sum(lane.never_sent for lane in lanes)
+        run.counts.seconds = time.monotonic() - started
+        run.counts.cpu_seconds = time.process_time() - cpu_started
 
 
-async def _produce(run: Run, lanes: Sequence[Lane]) -> None:
-    """Make each reading when it is due and hand it to its lane; the loop costs 11 µs a point, its readings included."""
-    schedule, points, rng = run.schedule, run.points, run.rng
-    started = time.monotonic()
-    turn, turns = 0, schedule.turns
-    while turns is None or turn < turns:
-        elapsed = time.monotonic() - started
-        ahead = schedule.due(turn) - elapsed
-        if ahead > 0:
-            await asyncio.sleep(ahead)
-        elif left_out := schedule.left_out(turn, elapsed):
-            turn += left_out
-            run.counts.left_out += left_out
-            continue
-        place = schedule.point_of(turn)
-        for reading in read_point(points[place], time.time_ns() // 1000, schedule.interval_seconds, rng):
-            await lanes[place % len(lanes)].put(reading)
-        turn += 1
+class Producer:
+    """Makes each reading when it is due and hands it to its lane."""
+
+    def __init__(self, run: Run, lanes: Sequence[Lane], traffic: Traffic, started: float) -> None:
+        self._pace = run.schedule
+        self._counts = run.counts
+        self._source = run.source()
+        self._lanes = lanes
+        self._traffic = traffic
+        self._started = started
+        self._turn = 0
+
+    async def run(self) -> None:
+        """Until the pace has no more turns."""
+        pace, turns = self._pace, self._pace.turns
+        closed = isinstance(pace, ClosedLoop)
+        duration = pace.duration_seconds if closed else None
+        while turns is None or self._turn < turns:
+            elapsed = time.monotonic() - self._started
+            if duration is not None and elapsed >= duration:
+                return
+            if not self._batch(
+                elapsed, self._turn + BATCH_MAX if turns is None else min(turns, self._turn + BATCH_MAX)
+            ):
+                await self._traffic.wait(LOOK_SECONDS)
+            elif closed:
+                await asyncio.sleep(0)
+            else:
+                ahead = pace.due(self._turn) - (time.monotonic() - self._started)
+                await asyncio.sleep(0 if ahead <= 0 else max(ahead, TICK_SECONDS))
+
+    def overdue(self) -> int:
+        """Turns of a rate that should have been sent by now."""
+        if not isinstance(self._pace, OpenLoop):
+            return 0
+        turns = int((time.monotonic() - self._started) * self._pace.per_second)
+        return max(0, min(turns, turns if self._pace.turns is None else self._pace.turns) - self._turn)
+
+    def _batch(self, elapsed: float, end: int) -> bool:
+        """The turns that are due, up to `end`; False when a lane took no more. A hot path: 2.5 µs a reading."""
+        pace, lanes, source, started = self._pace, self._lanes, self._source, self._started
+        closed, count = isinstance(pace, ClosedLoop), len(lanes)
+        touched: dict[int, Lane] = {}
+        turn, room = self._turn, True
+        while turn < end:
+            due = elapsed if closed else pace.due(turn)
+            if due > elapsed:
+                break
+            if left_out := pace.left_out(turn, elapsed):
+                turn += left_out
+                self._counts.left_out += left_out
+                continue
+            number = pace.point_of(turn) % count
+            lane = lanes[number]
+            if lane.full:
+                lane.flush()
+                if lane.full:
+                    room = False
+                    break
+            for message in source.messages(turn, started + due):
+                lane.put(message)
+            touched[number] = lane
+            turn += 1
+        self._turn = turn
+        for lane in touched.values():
+            lane.flush()
+        return room
 
 
 async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

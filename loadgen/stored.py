@@ -132,6 +132,12 @@ def status(connection: Connection, kind: Kind, scope: Scope) -> Iterator[StoredR
     return _rows(connection, STATUS[kind], kind, scope)
 
 
+def why_unreadable(tables: Tables, error: psycopg.Error) -> str:
+    """What to tell a person whose database does not answer; one line, no secret."""
+    why = (str(error).splitlines() or [type(error).__name__])[0].strip()
+    return f"cannot read the database at {tables.label} ({why}); is it running? Check DATABASE_URL and DATABASE_..."
+
+
 def _rows(connection: Connection, query: str, kind: Kind, scope: Scope) -> Iterator[StoredReading]:
     with connection.cursor() as cursor, cursor.copy(query, scope.parameters(kind)) as copy:
         copy.set_types(COLUMNS[kind])

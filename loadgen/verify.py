@@ -15,7 +15,7 @@ from typing import Final
 import psycopg
 
 from loadgen.fleet import timestamp_text
-from loadgen.record import DeviceRecord, Record
+from loadgen.record import ACKNOWLEDGED, MALFORMED, DeviceRecord, Record
 from loadgen.stored import (
     Connection,
     Scope,
@@ -26,6 +26,7 @@ from loadgen.stored import (
     history,
     missing_tables,
     status,
+    why_unreadable,
 )
 from telemetry.topics import KINDS, Kind
 
@@ -74,9 +75,27 @@ def check_tables(tables: Tables) -> None:
         with connect(tables.conninfo) as connection:
             missing = missing_tables(connection)
     except psycopg.Error as error:
-        raise VerifyError(_unreadable(tables, error)) from None
+        raise VerifyError(why_unreadable(tables, error)) from None
     if missing:
         raise VerifyError(f"the database at {tables.label} lacks {missing}; run `wattline migrate` first")
+
+
+def check_nothing_there(tables: Tables, prefix: str, first_us: int) -> None:
+    """Before a run that sends older readings: those of an earlier run would be taken for its own.
+
+    Raises VerifyError.
+    """
+    scope = Scope(prefix, first_us, time.time_ns() // 1000)
+    try:
+        with connect(tables.conninfo) as connection:
+            there = sum(count_history(connection, kind, scope) for kind in KINDS)
+    except psycopg.Error as error:
+        raise VerifyError(why_unreadable(tables, error)) from None
+    if there:
+        raise VerifyError(
+            f"the tables hold {there:,} readings of devices named {prefix!r} in the time this run is about, so its own "
+            "could not be told apart; choose another --prefix"
+        )
 
 
 def verify(
@@ -110,7 +129,7 @@ def verify(
         except psycopg.Error as error:
             # A database that restarts is worth waiting for; a missing table or permission is not.
             if last_try or not isinstance(error, psycopg.OperationalError):
-                raise VerifyError(_unreadable(tables, error)) from None
+                raise VerifyError(why_unreadable(tables, error)) from None
         # Looking must not be all that the database does.
         pause = max(POLL_SECONDS, 2 * (time.monotonic() - started))
         time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
@@ -156,6 +175,10 @@ def _judge_row(row: StoredReading, device: DeviceRecord, seen: bytearray, findin
         findings.duplicated += 1
         findings.example(f"duplicated: {_name(row)} is stored more than once")
     seen[index] = 1
+    if device.acknowledged[index] == MALFORMED:
+        findings.wrong += 1
+        findings.example(f"wrong: {_name(row)} is stored, and its payload was one to be refused")
+        return
     sent = device.values(index)
     if row.values != sent:
         findings.wrong += 1
@@ -163,8 +186,8 @@ def _judge_row(row: StoredReading, device: DeviceRecord, seen: bytearray, findin
 
 
 def _count_lost(kind: Kind, device_id: str, device: DeviceRecord, seen: bytearray, findings: Findings) -> None:
-    for ts_us, acknowledged, stored in zip(device.stamps, device.acknowledged, seen, strict=True):
-        if acknowledged and not stored:
+    for ts_us, state, stored in zip(device.stamps, device.acknowledged, seen, strict=True):
+        if state == ACKNOWLEDGED and not stored:
             findings.lost += 1
             findings.example(
                 f"lost: {device_id} at {timestamp_text(ts_us)} was acknowledged and is not in {kind}_readings_history"
@@ -196,8 +219,3 @@ def _acknowledged(record: Record) -> int:
 
 def _name(row: StoredReading) -> str:
     return f"{row.device_id} at {timestamp_text(row.ts_us)}"
-
-
-def _unreadable(tables: Tables, error: psycopg.Error) -> str:
-    why = (str(error).splitlines() or [type(error).__name__])[0].strip()
-    return f"cannot read the database at {tables.label} ({why}); is it running? Check DATABASE_URL and DATABASE_..."

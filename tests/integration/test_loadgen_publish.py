@@ -113,7 +113,8 @@ def test_a_broker_that_restarts_in_the_middle_loses_nothing_that_it_acknowledged
         running = asyncio.create_task(run_fleet(run, load_settings(mqtt_url=broker.url)))
         await wait_until_async(lambda: run.counts.acknowledged >= 400, 10, "the first readings")
         broker.stop()
-        await wait_until_async(lambda: run.counts.unacknowledged > 0, 10, "readings without an answer")
+        made = keys(run, acknowledged_only=False)
+        await wait_until_async(lambda: keys(run, acknowledged_only=False) > made, 10, "readings that have to wait")
         broker.start()
         await running
 
@@ -121,7 +122,6 @@ def test_a_broker_that_restarts_in_the_middle_loses_nothing_that_it_acknowledged
         asyncio.run(restart_in_the_middle())
         acknowledged = keys(run, acknowledged_only=True)
         wait_until(lambda: acknowledged <= set(subscriber.received), 20, "all acknowledged readings have arrived")
-    assert run.counts.published_again > 0
     assert run.counts.unacknowledged == 0
     assert run.counts.acknowledged == len(acknowledged) == 2 * (100 * 8 - run.counts.left_out)
     assert set(subscriber.received) == keys(run, acknowledged_only=False)
@@ -151,7 +151,7 @@ def test_a_broker_that_goes_away_for_good_ends_a_timed_run_with_a_true_count(
 
     with Subscriber.on(broker.port) as subscriber:
         asyncio.run(lose_the_broker())
-        assert run.counts.unacknowledged > 0
+        assert run.counts.unacknowledged + run.counts.not_sent > 0
         acknowledged = keys(run, acknowledged_only=True)
         assert len(acknowledged) == run.counts.acknowledged
         broker.start()

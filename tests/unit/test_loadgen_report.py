@@ -43,8 +43,8 @@ def test_on_a_terminal_the_line_is_drawn_anew_and_taken_away_at_the_end() -> Non
     progress = drawn_twice(screen)
     assert "\n" not in screen.getvalue()
     _, first, second = screen.getvalue().split(CLEAR_LINE)
-    assert first.startswith("loadgen: published 7")
-    assert second.startswith("loadgen: published 8")
+    assert first.startswith("[....................]   0% loadgen: published 7")
+    assert "loadgen: published 8" in second
     progress.clear()
     progress.clear()
     assert screen.getvalue().endswith(second + CLEAR_LINE)

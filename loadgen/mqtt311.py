@@ -1,0 +1,252 @@
+"""MQTT 3.1.1 for devices that speak nothing newer: the five packets a publisher needs, with an outbox's interface.
+
+The codec of the link (`mqtt5`) speaks MQTT 5 only. Known by the specification (OASIS, mqtt-v3.1.1): a PUBACK has no
+reason code, so a broker acknowledges also what nobody is subscribed to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable, Sequence
+from typing import Final, Self, cast
+
+from loadgen.stream import Message
+from telemetry.answers import PACKET_IDS
+from telemetry.errors import LinkError, LinkLost, LinkRefused, PublishRefused, lost, unreachable
+from telemetry.options import LinkOptions
+
+CONNECT, CONNACK, PUBLISH, PUBACK, PINGREQ, PINGRESP, DISCONNECT = 0x10, 0x20, 0x30, 0x40, 0xC0, 0xD0, 0xE0
+QOS_1: Final = 0x02
+CLEAN_SESSION, HAS_PASSWORD, HAS_USERNAME = 0x02, 0x40, 0x80
+# The whole of every packet that a broker sends to who never subscribes.
+PACKET_BYTES: Final = {CONNACK: 4, PUBACK: 4, PINGRESP: 2}
+REFUSALS: Final = {
+    1: "it does not speak MQTT 3.1.1; use --mqtt-version 5",
+    2: "it does not accept the client id",
+    3: "it is not available at the moment",
+    4: "wrong user name or password; check them in MQTT_URL",
+    5: "not authorized; check user and password in MQTT_URL and the broker's access rules",
+}
+FINAL_REFUSALS: Final = (1, 2)
+SILENT_PINGS_MAX: Final = 2
+CLOSE_SECONDS_MAX: Final = 2.0
+
+OnAnswers = Callable[[list[Message], list[tuple[Message, PublishRefused]]], None]
+
+
+class Connection311(asyncio.Protocol):
+    """An established connection; make one with `open`."""
+
+    def __init__(self, options: LinkOptions, under_way_max: int, on_answers: OnAnswers, qos: int) -> None:
+        self._options = options
+        self._under_way_max = min(under_way_max, PACKET_IDS)
+        self._on_answers = on_answers
+        self._qos = qos
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._welcome: asyncio.Future[int] = self._loop.create_future()
+        self._ended: asyncio.Future[LinkError] = self._loop.create_future()
+        self._error: LinkError | None = None
+        self._partial = b""
+        self._due: dict[int, Message] = {}
+        self._last_packet_id = 0
+        self._writable = True
+        self._silent_pings = 0
+        self._ping_seconds = options.keepalive_seconds / (SILENT_PINGS_MAX + 1)
+        self._ping_timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def open(cls, options: LinkOptions, under_way_max: int, on_answers: OnAnswers, *, qos: int = 1) -> Self:
+        """Connect, and return once the broker has accepted us. Raises LinkError."""
+        made = cls(options, under_way_max, on_answers, qos)
+        try:
+            async with asyncio.timeout(options.connect_timeout_seconds):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: made, options.broker.host, options.broker.port, ssl=options.tls
+                )
+                made._write(connect_packet(options))
+                code = await made._welcome
+        except (OSError, UnicodeError) as error:
+            made._drop()
+            raise unreachable(options.broker, error, options.connect_timeout_seconds) from None
+        except BaseException:
+            made._drop()
+            raise
+        if code:
+            made._drop()
+            why = REFUSALS.get(code, "for a reason that MQTT 3.1.1 does not know")
+            text = f"the broker at {options.broker} refused the connection: {why} (return code {code})"
+            raise LinkRefused(text) if code in FINAL_REFUSALS else LinkLost(text)
+        made._ping_timer = made._loop.call_later(made._ping_seconds, made._ping)
+        return made
+
+    # As an outbox
+
+    @property
+    def room(self) -> int:
+        """How many messages may be sent now."""
+        if self._error is not None:
+            return 0
+        if self._qos == 0:
+            return self._under_way_max if self._writable else 0
+        return self._under_way_max - len(self._due)
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Send at most `room` messages, in this order, as one write."""
+        if self._qos == 0:
+            self._write(b"".join([publish_packet(message.topic, message.payload, None) for message in messages]))
+            return
+        due, packet_id = self._due, self._last_packet_id
+        packets = []
+        for message in messages:
+            packet_id = packet_id % PACKET_IDS + 1
+            while packet_id in due:
+                packet_id = packet_id % PACKET_IDS + 1
+            due[packet_id] = message
+            packets.append(publish_packet(message.topic, message.payload, packet_id))
+        self._last_packet_id = packet_id
+        self._write(b"".join(packets))
+
+    def unanswered(self) -> list[Message]:
+        """What was sent with QoS 1 and has no answer, oldest first."""
+        return list(self._due.values())
+
+    def on_closed(self, callback: Callable[[LinkError], None]) -> None:
+        """Call `callback` with the reason once the connection has ended."""
+        self._ended.add_done_callback(lambda ended: callback(ended.result()))
+
+    async def disconnect(self) -> None:
+        """Say goodbye and let the broker close."""
+        self._write(bytes((DISCONNECT, 0)))
+        self._end(LinkLost("we disconnected"))
+        if self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
+        await asyncio.wait([self._ended], timeout=CLOSE_SECONDS_MAX)
+        self._drop()
+
+    # As an asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of asyncio.Protocol."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Part of asyncio.Protocol."""
+        welcomed = self._welcome.done()
+        broker = self._options.broker
+        answerless = LinkLost(
+            f"the broker at {broker} closed the connection without an answer; does it speak MQTT 3.1.1, and is its "
+            "port the right one (a TLS port needs mqtts:// in MQTT_URL)?"
+        )
+        error = lost(broker, exc) if welcomed else answerless
+        self._end(error)
+        if not self._ended.done():
+            self._ended.set_result(self._error or error)
+
+    def pause_writing(self) -> None:
+        """Part of asyncio.Protocol."""
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        """Part of asyncio.Protocol."""
+        self._writable = True
+
+    def data_received(self, data: bytes) -> None:
+        """Part of asyncio.Protocol."""
+        if self._error is not None:
+            return
+        self._silent_pings = 0
+        if self._partial:
+            data = self._partial + data
+        at, end = 0, len(data)
+        due = self._due
+        accepted: list[Message] = []
+        while at < end:
+            first = data[at]
+            size = PACKET_BYTES.get(first, 0)
+            if not size or (at + 1 < end and data[at + 1] != size - 2):
+                self._abort(f"the broker at {self._options.broker} sent something that is not MQTT 3.1.1")
+                return
+            if at + size > end:
+                break
+            if first == PUBACK:
+                message = due.pop(data[at + 2] << 8 | data[at + 3], None)
+                if message is not None:
+                    accepted.append(message)
+            elif first == CONNACK and not self._welcome.done():
+                self._welcome.set_result(data[at + 3])
+            at += size
+        self._partial = data[at:]
+        if accepted:
+            self._on_answers(accepted, [])
+
+    # How it works
+
+    def _ping(self) -> None:
+        if self._error is not None:
+            return
+        if self._silent_pings > SILENT_PINGS_MAX:
+            self._abort(f"the broker at {self._options.broker} has been silent for {self._options.keepalive_seconds} s")
+            return
+        self._silent_pings += 1
+        self._write(bytes((PINGREQ, 0)))
+        self._ping_timer = self._loop.call_later(self._ping_seconds, self._ping)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None and self._error is None:
+            self._transport.write(data)
+
+    def _abort(self, text: str) -> None:
+        self._end(LinkLost(text))
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _end(self, error: LinkError) -> None:
+        """The first reason is the one that counts."""
+        if self._error is not None:
+            return
+        self._error = error
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
+        if not self._welcome.done():
+            self._welcome.set_exception(error)
+            self._welcome.exception()
+
+
+def connect_packet(options: LinkOptions) -> bytes:
+    """CONNECT with a clean session (section 3.1)."""
+    broker = options.broker
+    flags, fields = CLEAN_SESSION, [options.client_id.encode()]
+    if broker.username is not None:
+        flags |= HAS_USERNAME
+        fields.append(broker.username.encode())
+        if broker.password is not None:  # which needs a user name here
+            flags |= HAS_PASSWORD
+            fields.append(broker.password.get_secret_value().encode())
+    head = b"\x00\x04MQTT\x04" + struct.pack(">BH", flags, options.keepalive_seconds)
+    body = head + b"".join(struct.pack(">H", len(field)) + field for field in fields)
+    return bytes((CONNECT,)) + remaining_length(len(body)) + body
+
+
+def publish_packet(topic: str, payload: bytes, packet_id: int | None) -> bytes:
+    """PUBLISH (section 3.3) with QoS 1, or with QoS 0 where there is no packet id. 1 µs."""
+    name = topic.encode()
+    size = 2 + len(name) + len(payload)
+    if packet_id is None:
+        return b"".join((bytes((PUBLISH,)), remaining_length(size), len(name).to_bytes(2), name, payload))
+    first = bytes((PUBLISH | QOS_1,))
+    return b"".join((first, remaining_length(size + 2), len(name).to_bytes(2), name, packet_id.to_bytes(2), payload))
+
+
+def remaining_length(size: int) -> bytes:
+    """Seven bits a byte, the lowest first (section 2.2.3)."""
+    digits = bytearray()
+    while True:
+        size, digit = divmod(size, 0x80)
+        digits.append(digit | 0x80 if size else digit)
+        if not size:
+            return bytes(digits)

@@ -1,0 +1,81 @@
+"""What a turn makes: the messages of one reading, or of a charging point's two. No I/O here.
+
+Three sources for three questions: the simulated fleet, templates at any rate, templates about the past.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from random import Random
+from typing import Final, Protocol
+
+from loadgen.fleet import ChargingPoint, read_point
+from loadgen.stream import Message, Stream
+from loadgen.templates import Templates
+
+BACKFILL_SECONDS: Final = 60
+
+
+class Source(Protocol):
+    """Makes the messages of turns, which come in their order."""
+
+    def messages(self, turn: int, due: float) -> list[Message]: ...
+
+
+class FleetSource:
+    """A turn is a charging point's: it reads the time since its last reading."""
+
+    def __init__(
+        self,
+        points: Sequence[ChargingPoint],
+        interval_seconds: float,
+        rng: Random,
+        stream: Stream,
+    ) -> None:
+        self._points = points
+        self._interval = interval_seconds
+        self._rng = rng
+        self._stream = stream
+
+    def messages(self, turn: int, due: float) -> list[Message]:
+        """Of both devices. 11 µs."""
+        point = self._points[turn % len(self._points)]
+        made: list[Message] = []
+        for reading in read_point(point, _even_now_us(), self._interval, self._rng):
+            made += self._stream.messages(reading, due)
+        return made
+
+
+class RateSource:
+    """A turn is a device's; no two of the run have the same timestamp, however fast they come."""
+
+    def __init__(self, templates: Templates, stream: Stream) -> None:
+        self._templates = templates
+        self._stream = stream
+        self._last_us = 0
+
+    def messages(self, turn: int, due: float) -> list[Message]:
+        """Of one device. 2 µs."""
+        now_us = _even_now_us()
+        self._last_us = ts_us = now_us if now_us > self._last_us else self._last_us + 2
+        return self._stream.messages(self._templates.read(turn, ts_us), due)
+
+
+class Backfill:
+    """A turn is a device's; each round is a minute later than the one before, the first one is the oldest."""
+
+    def __init__(self, templates: Templates, from_us: int, stream: Stream) -> None:
+        self._templates = templates
+        self._from_us = from_us // 2 * 2
+        self._stream = stream
+
+    def messages(self, turn: int, due: float) -> list[Message]:
+        """Of one device. 2 µs."""
+        ts_us = self._from_us + turn // len(self._templates) * BACKFILL_SECONDS * 1_000_000
+        return self._stream.messages(self._templates.read(turn, ts_us), due)
+
+
+def _even_now_us() -> int:
+    """Odd timestamps are those of late readings (see stream)."""
+    return time.time_ns() // 2000 * 2
