@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from benchmarks import drain
+from benchmarks.errors import BenchmarkError
+from benchmarks.machine import hopeless, shortcomings, this_machine
+from embedded.errors import EmbeddedError
 
 BENCHMARKS = {"drain": drain}
+FAILED = 1
+INTERRUPTED = 130
 
 
 def main() -> int:
-    """Run what was asked for; 0 when it came to its end."""
+    """Run what was asked for; 0 when each came to its end and nothing was lost."""
     parser = argparse.ArgumentParser(prog="./dev bench", description="Measurements, as ratios within one run.")
     names = parser.add_subparsers(dest="name", metavar="NAME")
     for name, benchmark in BENCHMARKS.items():
         benchmark.configure(names.add_parser(name, help=benchmark.SUMMARY, description=benchmark.SUMMARY))
     args = parser.parse_args()
-    chosen = [args.name] if args.name is not None else list(BENCHMARKS)
-    return max(int(BENCHMARKS[name].run(parser.parse_args([name, *sys.argv[2:]]))) for name in chosen)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us, what we started ends first
+    try:
+        machine = this_machine()
+        if hopeless(machine):
+            print(f"bench: this machine is too small: {'; '.join(shortcomings(machine))}", file=sys.stderr)
+            return FAILED
+        if args.name is not None:
+            return int(BENCHMARKS[args.name].run(args))
+        # All of them, one after another; what one finds does not keep the next from running.
+        return max(_one(name, parser.parse_args([name])) for name in BENCHMARKS)
+    except (BenchmarkError, EmbeddedError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("bench: interrupted; nothing is left running", file=sys.stderr)
+        return INTERRUPTED
 
 
-sys.exit(main())
+def _one(name: str, args: argparse.Namespace) -> int:
+    try:
+        return int(BENCHMARKS[name].run(args))
+    except (BenchmarkError, EmbeddedError) as error:
+        print(f"bench: {name}: {error}", file=sys.stderr)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

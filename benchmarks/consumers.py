@@ -1,10 +1,11 @@
-"""The two consumers that `drain` compares, each a process of its own that measures itself: `python -m
-benchmarks.consumers ingest|ack|ack-uvloop COUNT`.
+"""The consumers that `drain` compares, each a process of its own that measures itself: `python -m benchmarks.consumers
+NAME COUNT`.
 
 `ack` is the broker's own limit: the plain codec loop of the design, MQTT 5 on an asyncio Protocol, which reads each
 PUBLISH and acknowledges it, and does nothing else. It stays as it is when wattline's link gets faster; `ack-uvloop` is
-the same on the faster event loop, for what that alone is worth. All start to count after their imports, right before
-they connect, and stop with the last message; the result is a line of JSON.
+the same on the faster event loop, for what that alone is worth. `ingest` is wattline's ingestor, `paho` the same with
+paho-mqtt as its client, `row-at-a-time` writes as most ingestors do. All start to count after their imports, right
+before they connect, and stop when the broker has taken the last acknowledgement; the result is a line of JSON.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ import resource
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import cast
+from pathlib import Path
+from typing import Literal, cast, get_args
 
 import mqtt5
 
 from config.event_loop import loop_factory
 from config.settings import Settings, load_settings
+from ingestor import service
 from ingestor.service import Ingestor
 
+Consumer = Literal["ack", "ack-uvloop", "ingest", "paho", "row-at-a-time"]
+CONSUMERS: tuple[Consumer, ...] = get_args(Consumer)
 ACKNOWLEDGE_EVERY = 1000
 LOOK_SECONDS = 0.02
 
@@ -103,26 +108,63 @@ async def ingest(settings: Settings, count: int) -> Measured:
         if running.done():
             raise SystemExit("the ingestor ended before it was finished; its log says why")
         await asyncio.sleep(LOOK_SECONDS)
+    link = ingestor._link  # noqa: SLF001 - a question on the connection of the acknowledgements, see below
+    if link is not None and link.connection is not None:
+        # The broker answers in order, so its UNSUBACK says that it has taken every acknowledgement.
+        await link.connection.unsubscribe("nothing/of/ours")
     measured = _measured(before, started)
     ingestor.stop()
     await running
     return measured
 
 
+async def ingest_with_paho(settings: Settings, count: int) -> Measured:
+    """The same ingestor with another client."""
+    from benchmarks.paho_link import PahoLink  # noqa: PLC0415 - the others' memory is not to hold paho
+
+    vars(service)["Link"] = PahoLink
+    return await ingest(settings, count)
+
+
+async def row_at_a_time(settings: Settings, count: int) -> Measured:
+    """Drain as most ingestors write."""
+    from benchmarks.row_at_a_time import ingest_row_at_a_time  # noqa: PLC0415 - as above
+
+    before, started = time.process_time(), time.monotonic()
+    await ingest_row_at_a_time(settings, count)
+    return _measured(before, started)
+
+
+RUNS = {
+    "ack": acknowledge,
+    "ack-uvloop": acknowledge,
+    "ingest": ingest,
+    "paho": ingest_with_paho,
+    "row-at-a-time": row_at_a_time,
+}
+
+
 def _measured(cpu_before: float, started: float) -> Measured:
     return Measured(
         seconds=time.monotonic() - started,
         cpu_seconds=time.process_time() - cpu_before,
-        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        peak_mb=_peak_kb() / 1024,
     )
+
+
+def _peak_kb() -> int:
+    """Not ru_maxrss where it can be helped: on Linux that begins with the size of whoever started us."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main() -> None:
     """Measure one, and print the result."""
     settings = load_settings()
-    consumer = ingest if sys.argv[1] == "ingest" else acknowledge
     with asyncio.Runner(loop_factory=asyncio.new_event_loop if sys.argv[1] == "ack" else loop_factory) as runner:
-        print(json.dumps(asdict(runner.run(consumer(settings, int(sys.argv[2]))))))
+        print(json.dumps(asdict(runner.run(RUNS[sys.argv[1]](settings, int(sys.argv[2]))))))
 
 
 if __name__ == "__main__":

@@ -1,204 +1,178 @@
-"""How much does a durable message cost? Drain a queue with wattline, and with a consumer that only acknowledges.
+"""How much does a durable message cost? Drain a queue with wattline, and with the consumers it is compared with.
 
-The two take turns over the same broker, a queue of fresh readings each time, so that a noisy machine is as unkind to
-one as to the other. Broker, database and consumer share the machine; CPU is counted for each.
+All take turns over the same broker and database, a queue of fresh readings each time, so that a noisy machine is as
+unkind to one as to the other. Broker, database and consumer share the machine; CPU is counted for each.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 
-import psutil
-import psycopg
+from benchmarks.consumers import CONSUMERS, Consumer, Measured
+from benchmarks.cpu import cpu_seconds
+from benchmarks.messages import Plan
+from benchmarks.publishing import leave_session, published, start_publishing
+from benchmarks.report import BLUE, GREEN, GREY, ORANGE, Report, add_output, report_for, say
+from benchmarks.servers import Servers, servers
+from config.settings import load_settings
 
-from benchmarks.consumers import Measured
-from config.event_loop import loop_factory
-from config.settings import Settings, load_settings
-from embedded.mosquitto import MosquittoServer
-from embedded.postgres import PostgresServer
-from telemetry.mqtt import Link, LinkOptions
-from telemetry.topics import ALL_TELEMETRY, METER_PREFIX, VEHICLE_PREFIX
-
-SUMMARY = "CPU a message and rate of draining a queue, beside a consumer that only acknowledges"
-CONSUMERS = ("ack", "ack-uvloop", "ingest")
+SUMMARY = "rate and CPU a message of draining a queue, beside ack-only, paho and row-at-a-time consumers"
+DEFAULT: tuple[Consumer, ...] = ("ack", "ingest", "paho", "row-at-a-time")
+# The slow ones get a part of the messages, so that a turn of each takes about as long.
+SHARE = {"ack": 1, "ack-uvloop": 1, "ingest": 1, "paho": 5, "row-at-a-time": 50}
 CLIENT_ID = "bench-drain"
-PUBLISHERS = 4
-PUBLISHES_UNDER_WAY = 500
+TURN_SECONDS_MAX = 180.0
+# What a fleet of 20,000 has queued after 25 minutes, at a reading a minute; turns do not overlap.
+SPAN_US = 1_500_000_000
+TURN_US = 1_800_000_000
+FORMATS = {
+    "messages": ",",
+    "messages/s": ",.0f",
+    "consumer µs": ".2f",
+    "broker µs": ".2f",
+    "database µs": ".2f",
+    "all µs": ".2f",
+    "peak MB": ".0f",
+}
 
 
 @dataclass(frozen=True)
-class Round:
+class Turn:
     """One consumer's turn; CPU in µs a message."""
 
-    consumer: str
+    consumer: Consumer
+    messages: int
     rate: float
     consumer_us: float
     broker_us: float
     database_us: float
     peak_mb: float
 
+    @property
+    def all_us(self) -> float:
+        """Consumer, broker and database together."""
+        return self.consumer_us + self.broker_us + self.database_us
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The options of `./dev bench drain`."""
-    parser.add_argument("--messages", type=int, default=200_000, help="queued messages (default %(default)s)")
+    parser.add_argument("--messages", type=int, default=500_000, help="queued messages (default %(default)s)")
     parser.add_argument(
         "--devices", type=int, default=10_000, help="meters, and as many vehicles (default %(default)s)"
     )
     parser.add_argument("--rounds", type=int, default=3, help="turns of each consumer (default %(default)s)")
+    parser.add_argument(
+        "--consumers", nargs="+", choices=CONSUMERS, default=list(DEFAULT), help="who takes part (default: all but one)"
+    )
+    add_output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table and the ratios; 0 when every message was stored."""
-    with tempfile.TemporaryDirectory(prefix="wattline-bench-") as folder:
-        # A database server that runs as another user must be able to reach its folder.
-        Path(folder).chmod(0o755)
-        broker, database = MosquittoServer(Path(folder) / "broker"), PostgresServer(Path(folder) / "postgres")
-        try:
-            broker.start()
-            database.start()
-            rounds = list(_rounds(args, broker, database))
-            stored = _stored(database.url)
-        finally:
-            broker.stop()
-            database.stop()
-    _report(rounds)
-    expected = args.messages * args.rounds
-    print(f"\nstored {stored} of {expected} readings, {stored - expected:+d}")
+    """Print the table and the ratios; 0 when every message was stored, once."""
+    report = report_for("drain", args)
+    with servers() as both:
+        turns = list(_turns(args, both))
+        stored = both.stored()
+    _show(report, turns)
+    expected = sum(turn.messages for turn in turns if not turn.consumer.startswith("ack"))
+    report.note(f"stored {stored:,} of {expected:,} readings, {stored - expected:+,d}")
+    report.write()
     return 0 if stored == expected else 1
 
 
-def _rounds(args: argparse.Namespace, broker: MosquittoServer, database: PostgresServer) -> Iterator[Round]:
-    settings = load_settings(mqtt_url=broker.url, database_url=database.url, mqtt_client_id=CLIENT_ID)
-    start = datetime.now(UTC) - timedelta(hours=12)
+def _turns(args: argparse.Namespace, both: Servers) -> Iterator[Turn]:
+    settings = load_settings(mqtt_url=both.broker.url, database_url=both.database.url)
+    start_us = time.time_ns() // 1000 - args.rounds * len(args.consumers) * TURN_US - SPAN_US
     for number in range(args.rounds):
-        for consumer in CONSUMERS:
-            _say(f"round {number + 1} of {args.rounds}: queueing {args.messages} messages for {consumer}")
-            with asyncio.Runner(loop_factory=loop_factory) as runner:
-                runner.run(_queue(settings, args.messages, args.devices, start + timedelta(hours=number)))
-            yield _turn(consumer, args.messages, broker, database)
+        for consumer in args.consumers:
+            count = max(1, args.messages // SHARE[consumer])
+            say(f"drain: round {number + 1} of {args.rounds}: {count:,} messages for {consumer}")
+            asyncio.run(leave_session(settings, CLIENT_ID))
+            plan = Plan(count, 2 * args.devices, start_us, min(3000.0, SPAN_US / count))
+            published(both, start_publishing(both, plan), TURN_SECONDS_MAX)
+            yield _turn(consumer, count, both)
+            start_us += TURN_US
 
 
-async def _queue(settings: Settings, count: int, devices: int, start: datetime) -> None:
-    """Leave a session behind, and `count` messages in it."""
-    absent = LinkOptions.from_settings(settings, client_id=CLIENT_ID, clean_start=False, session_expiry_seconds=3600)
-    async with Link(absent, subscribe=[ALL_TELEMETRY]) as link:
-        await link.wait_connected(10)
-    messages = _messages(count, devices, start)
-
-    async with asyncio.TaskGroup() as group:
-        for number in range(PUBLISHERS):
-            group.create_task(_publish(settings, number, messages))
-
-
-async def _publish(settings: Settings, number: int, messages: Iterator[tuple[str, bytes]]) -> None:
-    """One connection's share of the messages: whoever is free takes the next."""
-
-    async def work(link: Link) -> None:
-        for topic, payload in messages:
-            await link.publish(topic, payload)
-
-    async with Link(LinkOptions.from_settings(settings, client_id=f"{CLIENT_ID}-{number}")) as link:
-        await link.wait_connected(10)
-        async with asyncio.TaskGroup() as group:
-            for _ in range(PUBLISHES_UNDER_WAY // PUBLISHERS):
-                group.create_task(work(link))
-
-
-def _messages(count: int, devices: int, start: datetime) -> Iterator[tuple[str, bytes]]:
-    for index in range(count):
-        number = index // 2 % devices
-        at = (start + timedelta(milliseconds=index)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        if index % 2:
-            device = f"VEH-{number:05}"
-            payload = (
-                f'{{"vehicleId":"{device}","soc":{index % 100},"kwhDeliveredDc":0.1544,'
-                f'"batteryTemp":31.5,"timestamp":"{at}"}}'
-            )
-            yield VEHICLE_PREFIX + device, payload.encode()
-        else:
-            device = f"METER-{number:05}"
-            payload = f'{{"meterId":"{device}","kwhConsumedAc":0.1834,"voltage":238.4,"timestamp":"{at}"}}'
-            yield METER_PREFIX + device, payload.encode()
-
-
-def _turn(consumer: str, count: int, broker: MosquittoServer, database: PostgresServer) -> Round:
-    environment = os.environ | {
-        "MQTT_URL": broker.url,
-        "MQTT_CLIENT_ID": CLIENT_ID,
-        "DATABASE_URL": database.url,
-        "METRICS_PORT": "0",
-        "LOG_LEVEL": "WARNING",
-    }
-    broker_before, database_before = _cpu_seconds(broker.pid), _cpu_seconds(database.pid)
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.consumers", consumer, str(count)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    measured = Measured(**json.loads(done.stdout))
+def _turn(consumer: Consumer, count: int, both: Servers) -> Turn:
+    broker_before, database_before = cpu_seconds(both.broker.pid), cpu_seconds(both.database.pid)
+    child = both.python("benchmarks.consumers", consumer, str(count), MQTT_CLIENT_ID=CLIENT_ID)
+    measured = Measured(**both.result(child, TURN_SECONDS_MAX))
     a_message = 1_000_000 / count
-    return Round(
+    return Turn(
         consumer=consumer,
+        messages=count,
         rate=count / measured.seconds,
         consumer_us=measured.cpu_seconds * a_message,
-        broker_us=(_cpu_seconds(broker.pid) - broker_before) * a_message,
-        database_us=(_cpu_seconds(database.pid) - database_before) * a_message,
+        broker_us=(cpu_seconds(both.broker.pid) - broker_before) * a_message,
+        database_us=(cpu_seconds(both.database.pid) - database_before) * a_message,
         peak_mb=measured.peak_mb,
     )
 
 
-def _cpu_seconds(pid: int | None) -> float:
-    """CPU of a process and its children, those that have ended included."""
-    process = psutil.Process(pid)
-    ended = process.cpu_times()
-    own = ended.user + ended.system + ended.children_user + ended.children_system
-    children = [child.cpu_times() for child in process.children(recursive=True)]
-    return float(own + sum(child.user + child.system for child in children))
+def _show(report: Report, turns: Sequence[Turn]) -> None:
+    report.table("each turn, in their order", [_row(turn) for turn in turns], FORMATS)
+    medians = {consumer: _median(turns, consumer) for consumer in dict.fromkeys(turn.consumer for turn in turns)}
+    report.table("medians", [_row(turn) for turn in medians.values()], FORMATS)
+    print()
+    ingest, ack = medians.get("ingest"), medians.get("ack")
+    if ingest is not None:
+        if ack is not None:
+            report.bar("rate of ingest / of ack-only", ingest.rate / ack.rate, 0.55, at_least=True)
+            report.bar("ingestor CPU / ack-only CPU", ingest.consumer_us / ack.consumer_us, 1.5)
+        if "paho" in medians:
+            report.bar("rate of ingest / of paho", ingest.rate / medians["paho"].rate, 2.5, at_least=True)
+        if "row-at-a-time" in medians:
+            ratio = ingest.rate / medians["row-at-a-time"].rate
+            report.bar("rate of ingest / of row-at-a-time", ratio, 50, at_least=True)
+        peak = max(turn.peak_mb for turn in turns if turn.consumer == "ingest")
+        report.bar("peak memory of the ingestor, MB", peak, 300)
+        report.bar("CPU of ingestor, broker and PostgreSQL, µs a message", ingest.all_us, 20)
+    _draw(report, list(medians.values()))
 
 
-def _stored(url: str) -> int:
-    with psycopg.connect(url) as connection:
-        row = connection.execute(
-            "SELECT (SELECT count(*) FROM meter_readings_history) + (SELECT count(*) FROM vehicle_readings_history)"
-        ).fetchone()
-    return 0 if row is None else int(row[0])
-
-
-def _report(rounds: list[Round]) -> None:
-    print(f"{'consumer':10} {'messages/s':>11} {'consumer':>10} {'broker':>8} {'database':>9} {'peak':>8}")
-    for one in rounds:
-        print(
-            f"{one.consumer:10} {one.rate:11,.0f} {one.consumer_us:7.2f} µs {one.broker_us:5.2f} µs "
-            f"{one.database_us:6.2f} µs {one.peak_mb:5.0f} MB"
-        )
-    medians = {
-        (consumer, value): statistics.median(getattr(one, value) for one in rounds if one.consumer == consumer)
-        for consumer in CONSUMERS
-        for value in ("consumer_us", "rate")
+def _row(turn: Turn) -> dict[str, str | float | int]:
+    return {
+        "consumer": turn.consumer,
+        "messages": turn.messages,
+        "messages/s": turn.rate,
+        "consumer µs": turn.consumer_us,
+        "broker µs": turn.broker_us,
+        "database µs": turn.database_us,
+        "all µs": turn.all_us,
+        "peak MB": turn.peak_mb,
     }
-    cpu_ratio = medians["ingest", "consumer_us"] / medians["ack", "consumer_us"]
-    rate_ratio = medians["ingest", "rate"] / medians["ack", "rate"]
-    print(
-        f"\nmedians: ingest {medians['ingest', 'consumer_us']:.2f} µs of CPU a message, "
-        f"ack-only {medians['ack', 'consumer_us']:.2f} µs: ratio {cpu_ratio:.2f}"
-        f"\n         ingest {medians['ingest', 'rate']:,.0f} messages/s, "
-        f"ack-only {medians['ack', 'rate']:,.0f}: ratio {rate_ratio:.2f}"
-    )
 
 
-def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr)
+def _median(turns: Sequence[Turn], consumer: Consumer) -> Turn:
+    """Of each figure on its own: the turns of a consumer are alike, and none of them is special."""
+    own = [asdict(turn) for turn in turns if turn.consumer == consumer]
+    figures = {name: statistics.median(turn[name] for turn in own) for name in own[0] if name != "consumer"}
+    return Turn(consumer=consumer, **figures)
+
+
+def _draw(report: Report, medians: Sequence[Turn]) -> None:
+    names = [turn.consumer for turn in medians]
+    with report.picture(2) as (rates, costs):
+        drawn = rates.bar(names, [turn.rate for turn in medians], color=BLUE)
+        rates.bar_label(drawn, [f"{turn.rate:,.0f}" for turn in medians], fontsize=8)
+        rates.set_ylabel("messages a second")
+        rates.set_title("drained from a queue", fontsize=10)
+        # Row-at-a-time would leave nothing to see of the others.
+        cheap = [turn for turn in medians if turn.consumer != "row-at-a-time"] or list(medians)
+        base = [0.0] * len(cheap)
+        for what, color in (("consumer", BLUE), ("broker", GREY), ("database", ORANGE)):
+            values = [float(getattr(turn, f"{what}_us")) for turn in cheap]
+            costs.bar([turn.consumer for turn in cheap], values, bottom=base, label=what, color=color)
+            base = [below + value for below, value in zip(base, values, strict=True)]
+        costs.axhline(20, color=GREEN, linestyle="--", linewidth=1, label="the star: 20 µs")
+        costs.set_ylabel("µs of CPU a message")
+        costs.set_title("what a message costs", fontsize=10)
+        costs.legend(fontsize=8, frameon=False)
+        for axes in (rates, costs):
+            axes.tick_params(axis="x", labelsize=8)
