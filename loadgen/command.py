@@ -256,7 +256,7 @@ def _introduce(args: argparse.Namespace, settings: Settings) -> None:
         _say(f"verifying against the database at {settings.database_label}")
 
 
-def _problem(args: argparse.Namespace, pace: Pace, settings: Settings) -> str | None:
+def _problem(args: argparse.Namespace, pace: Pace, settings: Settings) -> str | None:  # noqa: PLR0911 - a refusal each
     """What is wrong with the options together."""
     if pace.points == 0:
         return "--meters and --vehicles are both 0: nothing would be published"
@@ -268,8 +268,8 @@ def _problem(args: argparse.Namespace, pace: Pace, settings: Settings) -> str | 
         hours = args.hours + (LATE_SECONDS / 3600 if args.late else 0)
         if hours >= settings.max_reading_age_days * 24:
             return (
-                f"--hours {args.hours:g}{' with --late' if args.late else ''} goes back further than the ingestor takes "
-                f"readings (MAX_READING_AGE_DAYS, {settings.max_reading_age_days}): take fewer hours"
+                f"--hours {args.hours:g}{' with --late' if args.late else ''} goes back further than the ingestor "
+                f"takes readings (MAX_READING_AGE_DAYS, {settings.max_reading_age_days}): take fewer hours"
             )
     if not args.verify:
         return None

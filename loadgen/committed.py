@@ -98,7 +98,7 @@ class Committed:
     async def settle(self, seconds: float) -> None:
         """Wait until all samples are seen, at most so long."""
         deadline = time.monotonic() + seconds
-        while self._sought and time.monotonic() < deadline:
+        while self._sought and time.monotonic() < deadline:  # noqa: ASYNC110 - what it waits for is polled itself
             await asyncio.sleep(POLL_SECONDS)
 
     def as_json(self) -> dict[str, Any]:

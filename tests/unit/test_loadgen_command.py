@@ -53,6 +53,25 @@ def test_a_run_too_long_to_remember(capsys: pytest.CaptureFixture[str]) -> None:
     assert "this run has 872,640,000 (at most 50,000,000)" in text
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--max", "--rate", "5"), "not allowed with argument"),
+        (("--max", "--interval", "5"), "not allowed with argument"),
+        (("--messages", "5"), "--messages needs --rate or --max"),
+        (("--hours", "2", "--interval", "5"), "--hours and --interval do not go together"),
+        (("--hours", "720"), "MAX_READING_AGE_DAYS, 30"),
+        (("--hours", "719.5", "--late", "0.1"), "with --late goes back further"),
+        (("--max", "--verify"), "--verify needs --duration"),
+        (("--max", "--messages", "5", "--qos", "0", "--verify"), "--verify needs --qos 1"),
+        (("--malformed", "1.5"), "argument --malformed: '1.5'"),
+        (("--meters", "90000", "--connections", "90000"), "`ulimit -n 90064`"),
+    ],
+)
+def test_what_does_not_go_together(capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str) -> None:
+    assert said in refusal(capsys, *options)
+
+
 def test_a_wrong_setting(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MQTT_URL", "http://user:secret@localhost")
     text = refusal(capsys, "--duration", "1")
