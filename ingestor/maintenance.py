@@ -18,8 +18,15 @@ from psycopg.rows import TupleRow
 
 from config.settings import Settings
 from ingestor.database import connect, explain
+from ingestor.hourly import delete_expired_sums
 from ingestor.metrics import IngestMetrics
-from ingestor.schema.partitions import days_ahead, delete_rejected, drop_expired, ensure_partitions
+from ingestor.schema.partitions import (
+    days_ahead,
+    delete_rejected,
+    drop_expired,
+    ensure_partitions,
+    oldest_day_kept,
+)
 from telemetry.topics import Kind
 
 logger = logging.getLogger(__name__)
@@ -78,6 +85,9 @@ class Maintenance:
         now = datetime.now(UTC)
         made = await ensure_partitions(connection, days_ahead(now))
         dropped = await drop_expired(connection, self._settings.retention_days, now)
+        if self._settings.retention_days:
+            oldest = datetime.combine(oldest_day_kept(self._settings.retention_days, now), datetime.min.time(), UTC)
+            await delete_expired_sums(connection, oldest)
         deleted = await delete_rejected(connection, self._settings.rejected_retention_days)
         for done, names in (("made", made), ("dropped", dropped)):
             if names:

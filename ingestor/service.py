@@ -24,6 +24,7 @@ from ingestor.health import health_app, listen, serving
 from ingestor.maintenance import Maintenance
 from ingestor.metrics import IngestMetrics
 from ingestor.pipeline import PendingLimits, Pipeline
+from ingestor.roller import keep_rolled
 from ingestor.schema.migrate import MigrationError, migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
 from ingestor.sink import Sink
@@ -113,11 +114,12 @@ class Ingestor:
         linked = asyncio.create_task(link.run(), name="link")
         flushing = asyncio.create_task(pipeline.run(), name="flush")
         tidying = asyncio.create_task(Maintenance(settings, self.metrics, self._is_connected).run(), name="maintenance")
+        rolling = asyncio.create_task(keep_rolled(settings), name="hourly sums")
         forgetting = asyncio.create_task(self._forget(old_filters), name="forget old filters")
         stopping = asyncio.create_task(self._stopped.wait(), name="stop")
-        tasks = [linked, flushing, tidying, forgetting, stopping]
+        tasks = [linked, flushing, tidying, rolling, forgetting, stopping]
         try:
-            running = {linked, flushing, tidying, stopping}
+            running = {linked, flushing, tidying, rolling, stopping}
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             pipeline.stop(link.connection)
             await self._drain(flushing)

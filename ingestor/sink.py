@@ -23,6 +23,7 @@ from ingestor import statements, wire
 from ingestor.batch import KEPT_PAYLOAD_BYTES_MAX, Batch, Rejection, Row, first_of_each, in_key_order, newest_per_device
 from ingestor.database import connect
 from ingestor.failures import failure_kind
+from ingestor.hourly import invalidate, invalidations
 from ingestor.schema.partitions import ensure_partitions
 from ingestor.statements import Statements
 from telemetry.topics import Kind, topic_of
@@ -69,6 +70,7 @@ class Sink:
                         outcome.committed[table.kind] = stored
                         outcome.duplicate[table.kind] = len(rows) - stored - len(refused)
                         outcome.refused += refused
+                await invalidate(connection, invalidations(batch, outcome.seconds, time.time()))
                 await _quarantine(connection, [*batch.rejected, *outcome.refused], once=batch.may_be_stored)
         except BaseException as error:
             if isinstance(error, Exception) and failure_kind(error) == "partition":

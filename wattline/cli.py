@@ -22,6 +22,7 @@ COMMANDS = {
     "ingest": ("ingestor.command", "take readings from MQTT into PostgreSQL"),
     "api": ("analytics_api.command", "serve status and analytics over HTTP"),
     "loadgen": ("loadgen.command", "publish as a simulated fleet, and verify what was stored"),
+    "rebuild-hourly": ("ingestor.rebuild", "sum the hours of a stretch of time anew"),
     "rejected": ("ingestor.rejected.command", "list or replay the messages in quarantine"),
 }
 OK, FAILED, BAD_USAGE = 0, 1, 2

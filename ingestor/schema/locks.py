@@ -18,6 +18,7 @@ class AdvisoryLock(IntEnum):
     MIGRATIONS = 0x77617474_00000001
     PARTITIONS = 0x77617474_00000002
     RETENTION = 0x77617474_00000003
+    HOURLY_SUMS = 0x77617474_00000004
 
 
 async def lock_in_transaction(connection: AsyncConnection[TupleRow], lock: AdvisoryLock, timeout_ms: int) -> None:

@@ -1,0 +1,97 @@
+"""`wattline rebuild-hourly`: sum the hours of a stretch of time anew, as after a repair by hand.
+
+It only says that those hours are invalid and rolls them as the ingestor does, so it may run while everything else does,
+be interrupted, and be run again; readers stay exact throughout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from pydantic import TypeAdapter
+
+from config.logging import configure_logging
+from config.settings import Settings, load_settings
+from ingestor.database import connect, explain
+from ingestor.hourly import HOUR, hour_of, roll
+from telemetry.readings import Timestamp
+
+OK, FAILED, BAD_USAGE = 0, 1, 2
+WAIT_SECONDS = 0.5  # for the roller of an ingestor that is just at it
+
+# Hours that are not over are summed by nobody, so they would stay invalid for nothing.
+INVALIDATE_RANGE = """
+    INSERT INTO hourly_invalidations (kind, hour)
+    SELECT kind, hour
+    FROM unnest('{meter,vehicle}'::text[]) AS kind
+    CROSS JOIN generate_series(
+        %(start)s::timestamptz, least(%(end)s::timestamptz, date_trunc('hour', now())) - interval '1 hour',
+        interval '1 hour'
+    ) AS hour"""
+LEFT = """
+    SELECT count(DISTINCT (kind, hour)) FROM hourly_invalidations
+    WHERE hour >= %(start)s AND hour < least(%(end)s, date_trunc('hour', now()))"""
+
+_TIMESTAMP: TypeAdapter[str] = TypeAdapter(Timestamp)
+
+log = logging.getLogger(__name__)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The options of `wattline rebuild-hourly`."""
+    when = "like 2026-01-31T14:00:00Z or 2026-01-31"
+    parser.add_argument("--from", dest="start", required=True, type=_moment, metavar="TIME", help=f"first hour, {when}")
+    parser.add_argument("--to", dest="end", required=True, type=_moment, metavar="TIME", help="end, not included")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0 when every hour of the stretch is summed, 1 if the database is away, 2 for an empty stretch."""
+    settings = load_settings(beside_up=True)
+    configure_logging(settings.log_level, settings.log_format)
+    if args.end <= args.start:
+        log.error("--to must be later than --from")
+        return BAD_USAGE
+    try:
+        asyncio.run(_rebuild(settings, hour_of(args.start), _end_of_hour(args.end)))
+    except psycopg.Error as error:
+        log.error("%s", explain(error, settings.database_label))  # noqa: TRY400 - a person wants a line, no traceback
+        return FAILED
+    return OK
+
+
+async def _rebuild(settings: Settings, start: datetime, end: datetime) -> None:
+    stretch = {"start": start, "end": end}
+    connection = await connect(settings.database_conninfo, autocommit=True, application_name="wattline rebuild-hourly")
+    async with connection:
+        await connection.execute(INVALIDATE_RANGE, stretch)
+        total = left = await _left(connection, stretch)
+        log.info("hours to sum: %d (meters and vehicles apart)", total)
+        while left:
+            if await roll(connection) is None:
+                await asyncio.sleep(WAIT_SECONDS)
+            left = await _left(connection, stretch)
+        log.info("summed %d hours", total)
+
+
+async def _left(connection: AsyncConnection[TupleRow], stretch: dict[str, datetime]) -> int:
+    row = await (await connection.execute(LEFT, stretch)).fetchone()
+    return row[0] if row else 0
+
+
+def _end_of_hour(moment: datetime) -> datetime:
+    start = hour_of(moment)
+    return start if start == moment else start + HOUR
+
+
+def _moment(text: str) -> datetime:
+    try:
+        stamp = _TIMESTAMP.validate_python(text if "T" in text else f"{text}T00:00:00Z")
+        return datetime.fromisoformat(stamp).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time like 2026-01-31T14:00:00Z or 2026-01-31") from None
