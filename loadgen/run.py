@@ -106,7 +106,8 @@ async def run_fleet(run: Run, settings: Settings) -> None:
                     if run.committed is not None:
                         background.append(group.create_task(run.committed.run(), name="committed"))
                     await _publish(run, lanes, traffic, dialler, stop)
-                    if run.committed is not None and not stop.is_set():
+                    # Samples of what was never acknowledged may never come.
+                    if run.committed is not None and not stop.is_set() and not traffic.pending:
                         await _unless_stopped(stop, run.committed.settle(SETTLE_SECONDS))
                 for task in background:
                     task.cancel()
