@@ -1,0 +1,220 @@
+"""What every vehicle of the fleet did in a period: one statement over hourly sums and raw readings.
+
+It takes the sums of an hour only where no invalidation says that they lack a reading, and raw rows everywhere else: the
+running hour, invalidated hours and devices, the edges of links. All of it sees one snapshot, so the figures are exact
+at every moment, whatever is being flushed or rolled. Never split it into several statements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from psycopg.rows import TupleRow
+
+from analytics_api.database import Database
+from analytics_api.efficiency import Efficiency
+from analytics_api.meters import MeterConvention
+
+# whole: what fed a vehicle during the whole period, which the totals of its meter answer. pieces: of every other link
+# the part of each hour; a full hour with right sums is read from them, the rest through the index of that meter.
+# An hour of raw rows is asked for by ts alone, which the BRIN index answers; one device's by its primary key.
+FLEET = """
+    WITH invalid AS MATERIALIZED (
+        SELECT DISTINCT kind, hour, device_id
+        FROM hourly_invalidations
+        WHERE hour >= %(start)s AND hour < %(running)s
+    ), invalid_hours AS MATERIALIZED (
+        SELECT kind, hour FROM invalid WHERE device_id IS NULL
+    ), invalid_devices AS MATERIALIZED (
+        SELECT kind, hour, device_id
+        FROM invalid
+        WHERE device_id IS NOT NULL AND (kind, hour) NOT IN (SELECT kind, hour FROM invalid_hours)
+    ), vehicle_totals AS (
+        SELECT vehicle_id, sum(kwh) AS kwh, sum(temperature) AS temperature, sum(readings)::bigint AS readings
+        FROM (
+            SELECT vehicle_id, kwh_delivered_dc AS kwh, battery_temp_sum AS temperature, readings::integer
+            FROM vehicle_hourly
+            WHERE hour >= %(start)s AND hour < %(running)s
+                AND hour <> ALL (ARRAY(SELECT DISTINCT hour FROM invalid WHERE kind = 'vehicle'))
+            UNION ALL
+            SELECT vehicle_id, kwh_delivered_dc, battery_temp_sum, readings::integer
+            FROM vehicle_hourly
+            WHERE hour = ANY (ARRAY(SELECT DISTINCT hour FROM invalid_devices WHERE kind = 'vehicle'))
+                AND ('vehicle', hour, vehicle_id) NOT IN (SELECT kind, hour, device_id FROM invalid_devices)
+            UNION ALL
+            SELECT vehicle_id, sum(kwh_delivered_dc), sum(battery_temp), count(*)::integer
+            FROM vehicle_readings_history
+            WHERE ts >= %(running)s AND ts < %(end)s
+            GROUP BY vehicle_id
+            UNION ALL
+            SELECT raw.vehicle_id, raw.kwh, raw.temperature, raw.readings
+            FROM invalid_hours
+            CROSS JOIN LATERAL (
+                SELECT vehicle_id, sum(kwh_delivered_dc) AS kwh, sum(battery_temp) AS temperature,
+                    count(*)::integer AS readings
+                FROM vehicle_readings_history
+                WHERE ts >= invalid_hours.hour AND ts < invalid_hours.hour + interval '1 hour'
+                GROUP BY vehicle_id
+            ) AS raw
+            WHERE kind = 'vehicle'
+            UNION ALL
+            SELECT device_id, raw.kwh, raw.temperature, raw.readings
+            FROM invalid_devices
+            CROSS JOIN LATERAL (
+                SELECT sum(kwh_delivered_dc) AS kwh, sum(battery_temp) AS temperature, count(*)::integer AS readings
+                FROM vehicle_readings_history
+                WHERE vehicle_id = device_id
+                    AND ts >= invalid_devices.hour AND ts < invalid_devices.hour + interval '1 hour'
+            ) AS raw
+            WHERE kind = 'vehicle'
+        ) AS hours
+        GROUP BY vehicle_id
+    ), meter_totals AS (
+        SELECT meter_id, sum(kwh) AS kwh, sum(readings)::bigint AS readings
+        FROM (
+            SELECT meter_id, kwh_consumed_ac AS kwh, readings::integer
+            FROM meter_hourly
+            WHERE hour >= %(start)s AND hour < %(running)s
+                AND hour <> ALL (ARRAY(SELECT DISTINCT hour FROM invalid WHERE kind = 'meter'))
+            UNION ALL
+            SELECT meter_id, kwh_consumed_ac, readings::integer
+            FROM meter_hourly
+            WHERE hour = ANY (ARRAY(SELECT DISTINCT hour FROM invalid_devices WHERE kind = 'meter'))
+                AND ('meter', hour, meter_id) NOT IN (SELECT kind, hour, device_id FROM invalid_devices)
+            UNION ALL
+            SELECT meter_id, sum(kwh_consumed_ac), count(*)::integer
+            FROM meter_readings_history
+            WHERE ts >= %(running)s AND ts < %(end)s
+            GROUP BY meter_id
+            UNION ALL
+            SELECT raw.meter_id, raw.kwh, raw.readings
+            FROM invalid_hours
+            CROSS JOIN LATERAL (
+                SELECT meter_id, sum(kwh_consumed_ac) AS kwh, count(*)::integer AS readings
+                FROM meter_readings_history
+                WHERE ts >= invalid_hours.hour AND ts < invalid_hours.hour + interval '1 hour'
+                GROUP BY meter_id
+            ) AS raw
+            WHERE kind = 'meter'
+            UNION ALL
+            SELECT device_id, raw.kwh, raw.readings
+            FROM invalid_devices
+            CROSS JOIN LATERAL (
+                SELECT sum(kwh_consumed_ac) AS kwh, count(*)::integer AS readings
+                FROM meter_readings_history
+                WHERE meter_id = device_id
+                    AND ts >= invalid_devices.hour AND ts < invalid_devices.hour + interval '1 hour'
+            ) AS raw
+            WHERE kind = 'meter'
+        ) AS hours
+        GROUP BY meter_id
+    ), links AS MATERIALIZED (
+        SELECT vehicle_id, meter_id, greatest(valid_from, %(start)s) AS since, least(valid_to, %(end)s) AS until
+        FROM vehicle_meter_links
+        WHERE valid_from < %(end)s AND (valid_to IS NULL OR valid_to > %(start)s)
+    ), whole AS (
+        SELECT vehicle_id, meter_id FROM links WHERE since = %(start)s AND until = %(end)s
+        UNION ALL
+        SELECT vehicle_id, %(meter_prefix)s::text || substr(vehicle_id, length(%(vehicle_prefix)s::text) + 1)
+        FROM vehicle_status
+        WHERE starts_with(vehicle_id, %(vehicle_prefix)s::text)
+            AND vehicle_id NOT IN (SELECT vehicle_id FROM vehicle_meter_links)
+    ), pieces AS MATERIALIZED (
+        SELECT vehicle_id, meter_id, hour, lower, upper,
+            hour < %(running)s AND upper - lower = interval '1 hour'
+                AND ('meter', hour) NOT IN (SELECT kind, hour FROM invalid_hours)
+                AND ('meter', hour, meter_id) NOT IN (SELECT kind, hour, device_id FROM invalid_devices) AS summed
+        FROM links
+        CROSS JOIN LATERAL generate_series(
+            date_trunc('hour', since, 'UTC'), until - interval '1 microsecond', interval '1 hour'
+        ) AS hour
+        CROSS JOIN LATERAL (
+            SELECT greatest(since, hour) AS lower, least(until, hour + interval '1 hour') AS upper
+        ) AS part
+        WHERE since > %(start)s OR until < %(end)s
+    ), fed AS (
+        SELECT vehicle_id, sum(kwh) AS kwh, sum(readings)::bigint AS readings
+        FROM (
+            SELECT vehicle_id, kwh, readings FROM whole JOIN meter_totals USING (meter_id)
+            UNION ALL
+            SELECT vehicle_id, kwh_consumed_ac, meter_hourly.readings
+            FROM pieces
+            JOIN meter_hourly USING (hour, meter_id)
+            WHERE summed
+            UNION ALL
+            SELECT vehicle_id, raw.kwh, raw.readings
+            FROM pieces
+            CROSS JOIN LATERAL (
+                SELECT sum(kwh_consumed_ac) AS kwh, count(*) AS readings
+                FROM meter_readings_history
+                WHERE meter_id = pieces.meter_id AND ts >= lower AND ts < upper
+            ) AS raw
+            WHERE NOT summed
+        ) AS parts
+        GROUP BY vehicle_id
+    )
+    SELECT vehicle_id, coalesce(fed.kwh, 0), coalesce(vehicle_totals.kwh, 0),
+        vehicle_totals.temperature / nullif(vehicle_totals.readings, 0),
+        coalesce(vehicle_totals.readings, 0), coalesce(fed.readings, 0)
+    FROM vehicle_status
+    LEFT JOIN vehicle_totals USING (vehicle_id)
+    LEFT JOIN fed USING (vehicle_id)"""
+
+
+@dataclass(frozen=True)
+class FleetPeriod:
+    """`hours` full hours and the running one until `end`: [start, end)."""
+
+    hours: int
+    end: datetime
+
+    @property
+    def running(self) -> datetime:
+        """When the running hour began."""
+        return self.end.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+    @property
+    def start(self) -> datetime:
+        """The first moment counted. Raises OverflowError before the first year."""
+        return self.running - timedelta(hours=self.hours)
+
+
+@dataclass(frozen=True, slots=True)
+class VehicleFigures:
+    """One vehicle's sums over the period, not rounded: kWh, °C, readings."""
+
+    vehicle_id: str
+    ac_kwh: float
+    dc_kwh: float
+    temperature: float | None
+    vehicle_readings: int
+    meter_readings: int
+    efficiency: Efficiency
+
+    @classmethod
+    def of(cls, row: TupleRow) -> VehicleFigures:
+        """A row of FLEET, judged."""
+        vehicle_id, ac_kwh, dc_kwh, temperature, vehicle_readings, meter_readings = row
+        efficiency = Efficiency.of(ac_kwh, dc_kwh)
+        return cls(vehicle_id, ac_kwh, dc_kwh, temperature, vehicle_readings, meter_readings, efficiency)
+
+
+async def fleet_figures(
+    database: Database, convention: MeterConvention | None, period: FleetPeriod
+) -> Sequence[TupleRow]:
+    """The rows of FLEET, one for every vehicle that has a status, in no order. Raises UnavailableError."""
+    return await database.rows(FLEET, fleet_parameters(convention, period))
+
+
+def fleet_parameters(convention: MeterConvention | None, period: FleetPeriod) -> dict[str, object]:
+    """What FLEET asks for."""
+    return {
+        "start": period.start,
+        "running": period.running,
+        "end": period.end,
+        # starts_with(…, NULL) is not true: without a convention only links feed a vehicle.
+        "vehicle_prefix": convention.vehicle_prefix if convention else None,
+        "meter_prefix": convention.meter_prefix if convention else None,
+    }
