@@ -94,6 +94,12 @@ class UnsupportedTypeError(ApiError):
     headers = {"Accept": "application/json"}  # noqa: RUF012
 
 
+class ConflictError(ApiError):
+    """A well-formed change that contradicts what is stored; the message names what it collides with."""
+
+    status = HTTPStatus.CONFLICT
+
+
 class UnavailableError(ApiError):
     """What the answer needs is away for the moment; the same request is worth repeating."""
 

@@ -20,7 +20,9 @@ from analytics_api.errors import UnknownDeviceError
 from analytics_api.meters import MeterConvention
 from analytics_api.parameters import Window, device_id, window
 
-# No row for an unknown vehicle: one that has a status is known, whatever it did in the window.
+# No row for an unknown vehicle: one that has a status is known, whatever it did in the window. A meter counts for the
+# part of the window in which it fed the vehicle; the window stands beside that part, so that no partition outside it
+# is read.
 PERFORMANCE = """
     SELECT dc.kwh, dc.temperature, dc.readings, ac.kwh, ac.readings
     FROM vehicle_status
@@ -30,9 +32,21 @@ PERFORMANCE = """
         WHERE vehicle_id = %(vehicle_id)s AND ts >= %(start)s AND ts < %(end)s
     ) AS dc
     CROSS JOIN LATERAL (
-        SELECT coalesce(sum(kwh_consumed_ac), 0) AS kwh, count(*) AS readings
-        FROM meter_readings_history
-        WHERE meter_id = %(meter_id)s AND ts >= %(start)s AND ts < %(end)s
+        SELECT coalesce(sum(part.kwh), 0) AS kwh, coalesce(sum(part.readings), 0)::bigint AS readings
+        FROM (
+            SELECT meter_id, valid_from AS since, coalesce(valid_to, 'infinity') AS until
+            FROM vehicle_meter_links
+            WHERE vehicle_id = %(vehicle_id)s
+                AND valid_from < %(end)s AND (valid_to IS NULL OR valid_to > %(start)s)
+            UNION ALL
+            SELECT %(meter_id)s, '-infinity', 'infinity'
+            WHERE NOT EXISTS (SELECT FROM vehicle_meter_links WHERE vehicle_id = %(vehicle_id)s)
+        ) AS feeds
+        CROSS JOIN LATERAL (
+            SELECT sum(kwh_consumed_ac) AS kwh, count(*) AS readings
+            FROM meter_readings_history
+            WHERE meter_id = feeds.meter_id AND ts >= %(start)s AND ts < %(end)s AND ts >= since AND ts < until
+        ) AS part
     ) AS ac
     WHERE vehicle_status.vehicle_id = %(vehicle_id)s"""
 
