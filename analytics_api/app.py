@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from analytics_api import page, performance, probes, status
+from analytics_api import fleet, links, page, performance, probes, status, stream, swagger
 from analytics_api.database import Database
 from analytics_api.errors import EXCEPTION_HANDLERS
 from analytics_api.meters import MeterConvention
@@ -19,12 +19,13 @@ from config.settings import Settings
 def create_app(settings: Settings) -> Starlette:
     """The app; its lifespan opens the database, which need not be there yet."""
     database = Database(settings.database_conninfo, settings.database_label)
+    live = stream.Stream(database)
     registry, http_metrics = build_registry(database)
     convention = MeterConvention.parse(settings.meter_id_convention)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with database:
+        async with database, live:
             yield
 
     app = Starlette(
@@ -32,8 +33,12 @@ def create_app(settings: Settings) -> Starlette:
         routes=[
             *status.routes(database),
             *performance.routes(database, convention),
+            *fleet.routes(database, convention),
+            *links.routes(database),
             *probes.routes(database, registry),
+            *stream.routes(live),
             *page.routes(),
+            *swagger.routes(),
         ],
         middleware=[Middleware(MeasuredApp, metrics=http_metrics)],
         exception_handlers=EXCEPTION_HANDLERS,

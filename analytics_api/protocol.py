@@ -64,6 +64,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """A head has ended."""
         super().on_headers_complete()
+        self.scope["abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
         self._in_head = False
         self._heads += 1
         self._head_bytes = 0

@@ -1,0 +1,230 @@
+"""`GET /v1/stream`: the fleet, live, as server-sent events: counters and the devices that changed, once a second.
+
+One question a second for all listeners together, none while nobody listens. Nobody waits for a listener: each has a
+slot for the newest event, and one that is late finds the events it missed counted, never queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import count
+from typing import Self
+
+from psycopg.rows import TupleRow
+from pydantic_core import to_json
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from analytics_api.answers import timestamp
+from analytics_api.database import Database
+from analytics_api.errors import UnavailableError
+from analytics_api.records import METER_STATUS, VEHICLE_STATUS
+
+INTERVAL_SECONDS = 1.0
+LISTENERS_MAX = 1_000
+CHANGED_MAX = 200  # of each kind in one event
+HEARTBEAT_SECONDS = 10  # proxies close what is silent for 30 to 60 s
+SEND_SECONDS_MAX = 10.0  # a listener that takes nothing for so long is gone
+RETRY_MS = 2_000
+# A flush writes the moment at which it began and is seen when it commits: its rows may be older than some already
+# sent. So each question looks back as far, and what was sent already is left out.
+LOOK_BACK = timedelta(seconds=10)
+LOOK_BACK_MAX = timedelta(minutes=5)  # after an outage; whoever changed before is in the lists of devices
+
+# 20,000 rows are read in a few ms; an index on last_updated would cost every flush its HOT updates.
+CHANGES = """
+    SELECT 'fleet'::text, ''::text, (SELECT count(*) FROM meter_status)::float8,
+        (SELECT count(*) FROM vehicle_status)::float8,
+        ((SELECT count(*) FROM meter_status WHERE last_updated < now() - interval '5 minutes')
+        + (SELECT count(*) FROM vehicle_status WHERE last_updated < now() - interval '5 minutes'))::float8,
+        now(), now()
+    UNION ALL
+    SELECT 'meter', meter_id, kwh_consumed_ac, voltage, NULL, last_reading, last_updated
+    FROM meter_status WHERE last_updated > now() - %(look_back)s::interval
+    UNION ALL
+    SELECT 'vehicle', vehicle_id, soc, kwh_delivered_dc, battery_temp, last_reading, last_updated
+    FROM vehicle_status WHERE last_updated > now() - %(look_back)s::interval"""
+
+log = logging.getLogger(__name__)
+
+
+class TooManyListenersError(UnavailableError):
+    """No place for another listener; somebody may leave."""
+
+
+@dataclass(eq=False)
+class Listener:
+    """One listener's slot: the newest event, and how many it replaced."""
+
+    event: bytes | None = None
+    skipped: int = 0
+    filled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def put(self, event: bytes) -> None:
+        """Replace what was not taken."""
+        self.skipped += self.event is not None
+        self.event = event
+        self.filled.set()
+
+    async def take(self) -> bytes:
+        """The newest event, once there is one; before it, how many this listener missed."""
+        await self.filled.wait()
+        self.filled.clear()
+        event, skipped = self.event or b"", self.skipped
+        self.event, self.skipped = None, 0
+        return _encoded("skipped", {"events": skipped}) + event if skipped else event
+
+
+class Stream:
+    """Asks while somebody listens, and tells all; use it with `async with`, so that it ends with the application."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._listeners: set[Listener] = set()
+        self._asking: asyncio.Task[None] | None = None
+        self._numbers = count(1)
+        self._latest: bytes | None = None
+        self._problem: str | None = None
+        self._sent: dict[tuple[str, str], datetime] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._asking:
+            self._asking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._asking
+
+    def join(self) -> Listener:
+        """A place among the listeners; `leave` gives it back. Raises TooManyListenersError."""
+        if len(self._listeners) >= LISTENERS_MAX:
+            raise TooManyListenersError(f"There are {LISTENERS_MAX:,} listeners already; try again later.")
+        listener = Listener()
+        self._listeners.add(listener)
+        if self._asking is None or self._asking.done():
+            self._latest = self._problem = None
+            self._sent.clear()
+            self._asking = asyncio.create_task(self._ask_while_listened_to(), name="stream")
+        elif self._latest:
+            listener.put(self._latest)
+        return listener
+
+    def leave(self, listener: Listener) -> None:
+        """The last one out ends the asking, within a second."""
+        self._listeners.discard(listener)
+
+    async def _ask_while_listened_to(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._listeners:
+            due = loop.time() + INTERVAL_SECONDS
+            try:
+                await self._ask()
+            except UnavailableError as error:
+                self._tell_problem(str(error))
+            except Exception:
+                log.exception("the stream could not be told")
+                self._tell_problem("Something went wrong on our side; it has been logged.")
+            await asyncio.sleep(max(0.0, due - loop.time()))
+
+    async def _ask(self) -> None:
+        look_back = LOOK_BACK_MAX if self._problem else LOOK_BACK
+        rows = await self._database.rows(CHANGES, {"look_back": look_back})
+        data = self._changes(rows)
+        self._problem = None
+        self._tell("fleet", data)
+
+    def _changes(self, rows: Sequence[TupleRow]) -> dict[str, object]:
+        """The data of an event: what is in `rows` (those of CHANGES) and was not in an event before."""
+        meters: list[TupleRow] = []
+        vehicles: list[TupleRow] = []
+        sent: dict[tuple[str, str], datetime] = {}
+        fleet: TupleRow = ()
+        for row in rows:
+            kind, device, *_, last_updated = row
+            if kind == "fleet":
+                fleet = row
+                continue
+            sent[kind, device] = last_updated
+            if self._sent.get((kind, device)) != last_updated:
+                (meters if kind == "meter" else vehicles).append(row)
+        self._sent = sent
+        _, _, total_meters, total_vehicles, silent, now, _ = fleet
+        return {
+            "time": timestamp(now),
+            "totalMeters": int(total_meters),
+            "totalVehicles": int(total_vehicles),
+            "silentDevices": int(silent),
+            "meters": [METER_STATUS.json((*row[1:4], *row[5:])) for row in _newest(meters)],
+            "vehicles": [VEHICLE_STATUS.json(row[1:]) for row in _newest(vehicles)],
+            "more": max(0, len(meters) - CHANGED_MAX) + max(0, len(vehicles) - CHANGED_MAX),
+        }
+
+    def _tell_problem(self, words: str) -> None:
+        if words != self._problem:
+            self._problem = words
+            self._tell("problem", {"message": words})
+
+    def _tell(self, event: str, data: object) -> None:
+        self._latest = _encoded(event, data, next(self._numbers))
+        for listener in self._listeners:
+            listener.put(self._latest)
+
+
+class _StreamResponse(EventSourceResponse):
+    """Gives the listener's place back, however it ends."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._listener = stream.join()
+        super().__init__(
+            self._events(),
+            ping=HEARTBEAT_SECONDS,
+            ping_message_factory=lambda: ServerSentEvent(comment="still here", sep="\n"),
+            send_timeout=SEND_SECONDS_MAX,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            scope["abort"]()  # closing would wait until the listener takes the rest
+        finally:
+            self._stream.leave(self._listener)
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        yield f"retry: {RETRY_MS}\n\n".encode()
+        while True:
+            yield await self._listener.take()
+
+
+def routes(stream: Stream) -> list[BaseRoute]:
+    """The routes of this module."""
+    return [Route("/v1/stream", partial(listen, stream))]
+
+
+async def listen(stream: Stream, request: Request) -> Response:
+    """Events `fleet`, `problem` and `skipped` until the listener leaves or the server stops."""
+    if request.method == "HEAD":
+        return Response(media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return _StreamResponse(stream)
+
+
+def _newest(rows: list[TupleRow]) -> list[TupleRow]:
+    return sorted(rows, key=lambda row: row[-1], reverse=True)[:CHANGED_MAX]
+
+
+def _encoded(event: str, data: object, number: int | None = None) -> bytes:
+    """One event; JSON in one line needs one `data:`."""
+    head = f"event: {event}\n" + (f"id: {number}\n" if number else "")
+    return head.encode() + b"data: " + to_json(data, inf_nan_mode="null") + b"\n\n"
