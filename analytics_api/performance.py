@@ -60,18 +60,20 @@ async def performance(database: Database, convention: MeterConvention | None, re
     """Totals in kWh, their ratio and what it says, the mean battery temperature (°C), the readings counted."""
     vehicle_id = device_id(request, "vehicleId")
     period = window(request, datetime.now(UTC))
-    row = await database.row(
-        PERFORMANCE,
-        {
-            "vehicle_id": vehicle_id,
-            "meter_id": convention.meter_of(vehicle_id) if convention else None,
-            "start": period.start,
-            "end": period.end,
-        },
-    )
+    row = await database.row(PERFORMANCE, performance_parameters(convention, vehicle_id, period))
     if row is None:
         raise UnknownDeviceError(f"No reading of vehicle {vehicle_id} was ever stored; check the id.")
     return answer(_performance(vehicle_id, period, row))
+
+
+def performance_parameters(convention: MeterConvention | None, vehicle_id: str, period: Window) -> dict[str, object]:
+    """What PERFORMANCE asks for."""
+    return {
+        "vehicle_id": vehicle_id,
+        "meter_id": convention.meter_of(vehicle_id) if convention else None,
+        "start": period.start,
+        "end": period.end,
+    }
 
 
 def _performance(vehicle_id: str, period: Window, row: TupleRow) -> dict[str, object]:
