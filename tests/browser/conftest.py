@@ -1,0 +1,63 @@
+"""The system's own Chromium, driven headless; never a browser that a package downloads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Route, sync_playwright
+
+from tests.api_process import prepared_database, running_api
+from tests.backends import Database
+from tests.processes import WattlineProcess
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@dataclass
+class Visit:
+    """A page whose network ends at our origin, and what went wrong on it."""
+
+    page: Page
+    elsewhere: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def url(postgres_server: Database) -> Iterator[str]:
+    with prepared_database(postgres_server) as prepared:
+        yield prepared
+
+
+@pytest.fixture
+def api(url: str, tmp_path: Path) -> Iterator[WattlineProcess]:
+    with running_api(tmp_path, url) as process:
+        yield process
+
+
+@pytest.fixture
+def visit(api: WattlineProcess) -> Iterator[Visit]:
+    program = next(filter(None, map(shutil.which, _NAMES)), None)
+    if program is None:
+        pytest.skip("no Chromium on PATH; install chromium (Debian, Ubuntu: apt-get install chromium)")
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, headless=True, args=arguments)
+        visit = Visit(browser.new_page())
+
+        def only_ours(route: Route) -> None:
+            if route.request.url.startswith((api.http_url + "/", "data:")):
+                route.continue_()
+            else:
+                visit.elsewhere.append(route.request.url)
+                route.abort()
+
+        visit.page.route("**/*", only_ours)
+        visit.page.on("console", lambda m: visit.complaints.append(m.text) if m.type == "error" else None)
+        visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+        yield visit
+        browser.close()
