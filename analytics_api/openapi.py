@@ -1,0 +1,283 @@
+"""`GET /openapi.json`: the API described by itself, in OpenAPI 3.1, from the models of `analytics_api.schemas`.
+
+OPERATIONS is the whole of it: a line for each thing that can be asked. Limits and patterns come from the modules that
+check them, never from numbers written here. Built once, at start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from importlib.metadata import version
+
+from openapi_pydantic import OpenAPI
+from openapi_pydantic.util import PydanticSchema, construct_open_api_with_schema_class
+from pydantic import BaseModel, TypeAdapter
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from analytics_api import schemas
+from analytics_api.cursors import CURSOR_CHARACTERS_MAX
+from analytics_api.errors import RETRY_AFTER_SECONDS
+from analytics_api.fleet import ORDERS, SORTS
+from analytics_api.links import LinkBody
+from analytics_api.lists import STALE_SECONDS_MAX
+from analytics_api.parameters import HOURS_DEFAULT, HOURS_MAX, LIMIT_DEFAULT, LIMIT_MAX
+from telemetry.readings import DeviceId, Timestamp
+
+JSON, CSV, HTML, TEXT, EVENTS = "application/json", "text/csv", "text/html", "text/plain", "text/event-stream"
+
+Body = type[BaseModel] | str
+"""A model of JSON, or in words what a text is."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A path or query parameter."""
+
+    name: str
+    schema: Mapping[str, object]
+    description: str
+    place: str = "query"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A method of a path: what it takes, what it answers, and the errors it can have besides those of any request."""
+
+    method: str
+    path: str
+    tag: str
+    summary: str
+    answers: Mapping[str, Body]
+    parameters: Sequence[Parameter] = ()
+    body: type[BaseModel] | None = None
+    status: int = 200
+    errors: Sequence[int] = ()
+    guarded: bool = True
+    example: object = None
+
+
+METER_ID = Parameter("meterId", TypeAdapter(DeviceId).json_schema(), "The meter", "path")
+VEHICLE_ID = Parameter("vehicleId", TypeAdapter(DeviceId).json_schema(), "The vehicle", "path")
+_MOMENT = TypeAdapter(Timestamp).json_schema()
+_WHOLE = {"type": "integer", "minimum": 1}
+HOURS = Parameter("hours", {**_WHOLE, "maximum": HOURS_MAX, "default": HOURS_DEFAULT}, "How many hours are counted")
+END = Parameter("end", _MOMENT, "Where the window ends (not included); now where it is not given")
+FROM = Parameter("from", _MOMENT, f"Where the window begins (included); {HOURS_DEFAULT} hours before `to` by default")
+TO = Parameter(
+    "to", _MOMENT, f"Where the window ends (not included); now by default. At most {HOURS_MAX} h after `from`"
+)
+LIMIT = Parameter(
+    "limit",
+    {**_WHOLE, "maximum": LIMIT_MAX},
+    f"Rows in a page; {LIMIT_DEFAULT} where it is not given, in CSV all of them",
+)
+CURSOR = Parameter(
+    "cursor",
+    {"type": "string", "minLength": 1, "maxLength": CURSOR_CHARACTERS_MAX},
+    "`nextCursor` of the page before; leave it out for the first page",
+)
+STALE = Parameter(
+    "staleSeconds",
+    {"type": "integer", "minimum": 0, "maximum": STALE_SECONDS_MAX},
+    "Only devices whose `lastUpdated` is older than this",
+)
+SORT = Parameter("sort", {"enum": list(SORTS), "default": next(iter(SORTS))}, "What the table is sorted by")
+ORDER = Parameter("order", {"enum": list(ORDERS), "default": ORDERS[0]}, "Rising or falling; who has no value is last")
+
+_METER_TIME = {"meterId": "METER-001", "kwhConsumedAc": 0.1834, "voltage": 238.4, "timestamp": "2026-01-31T14:00:00Z"}
+_VEHICLE_TIME = {
+    "vehicleId": "VEH-001",
+    "soc": 75,
+    "kwhDeliveredDc": 0.1544,
+    "batteryTemp": 31.5,
+    "timestamp": "2026-01-31T14:00:00Z",
+}
+_LINK = {"meterId": "METER-001", "validFrom": "2026-01-31T14:00:00Z"}
+
+_READ = (503,)
+_READ_ONE = (404, 503)
+_WRITE = (403, 408, 413, 415, 503)
+_CSV = "A header line with the JSON names, then a line for each row"
+_EVENTS = "Events `fleet` (once a second), `problem` and `skipped`, each with JSON in `data`; it does not end"
+
+METER, VEHICLE = "/v1/telemetry/meter", "/v1/telemetry/vehicle"
+TELEMETRY, ANALYTICS, LINKS, SERVICE = "Telemetry", "Analytics", "Links", "Service"
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        "post", METER, TELEMETRY, "Hand in readings of meters", {JSON: schemas.MeterAccepted},
+        body=schemas.MeterReadings, status=202, errors=_WRITE, example=_METER_TIME,
+    ),
+    Operation(
+        "post", VEHICLE, TELEMETRY, "Hand in readings of vehicles", {JSON: schemas.VehicleAccepted},
+        body=schemas.VehicleReadings, status=202, errors=_WRITE, example=_VEHICLE_TIME,
+    ),
+    Operation(
+        "get", METER, TELEMETRY, "The newest reading of every meter", {JSON: schemas.MeterStatusPage, CSV: _CSV},
+        (STALE, LIMIT, CURSOR), errors=_READ,
+    ),
+    Operation(
+        "get", VEHICLE, TELEMETRY, "The newest reading of every vehicle", {JSON: schemas.VehicleStatusPage, CSV: _CSV},
+        (STALE, LIMIT, CURSOR), errors=_READ,
+    ),
+    Operation(
+        "get", METER + "/{meterId}/status", TELEMETRY, "A meter's newest reading", {JSON: schemas.MeterStatusAnswer},
+        (METER_ID,), errors=_READ_ONE,
+    ),
+    Operation(
+        "get", VEHICLE + "/{vehicleId}/status", TELEMETRY, "A vehicle's newest reading",
+        {JSON: schemas.VehicleStatusAnswer}, (VEHICLE_ID,), errors=_READ_ONE,
+    ),
+    Operation(
+        "get", METER + "/{meterId}/history", TELEMETRY, "A meter's readings, newest first",
+        {JSON: schemas.MeterReadingPage, CSV: _CSV}, (METER_ID, FROM, TO, LIMIT, CURSOR), errors=_READ_ONE,
+    ),
+    Operation(
+        "get", VEHICLE + "/{vehicleId}/history", TELEMETRY, "A vehicle's readings, newest first",
+        {JSON: schemas.VehicleReadingPage, CSV: _CSV}, (VEHICLE_ID, FROM, TO, LIMIT, CURSOR), errors=_READ_ONE,
+    ),
+    Operation(
+        "get", "/v1/stream", TELEMETRY, "The fleet, live", {EVENTS: _EVENTS}, errors=_READ,
+    ),
+    Operation(
+        "get", "/v1/analytics/performance/{vehicleId}", ANALYTICS, "A vehicle's efficiency and health",
+        {JSON: schemas.PerformanceAnswer}, (VEHICLE_ID, HOURS, END), errors=_READ_ONE,
+    ),
+    Operation(
+        "get", "/v1/analytics/fleet", ANALYTICS, "The fleet in numbers, over full hours and the running one",
+        {JSON: schemas.FleetAnswer}, (HOURS,), errors=_READ,
+    ),
+    Operation(
+        "get", "/v1/analytics/fleet/vehicles", ANALYTICS, "The fleet's table, worst first",
+        {JSON: schemas.FleetVehiclePage}, (HOURS, SORT, ORDER, LIMIT, CURSOR), errors=_READ,
+    ),
+    Operation(
+        "put", "/v1/vehicles/{vehicleId}/meter", LINKS, "Say which meter feeds a vehicle, and when",
+        {JSON: schemas.MeterLinkAnswer}, (VEHICLE_ID,), LinkBody, errors=(*_WRITE, 409), example=_LINK,
+    ),
+    Operation(
+        "get", "/v1/vehicles/{vehicleId}/meters", LINKS, "The meters of a vehicle, oldest first",
+        {JSON: schemas.MeterLinkList}, (VEHICLE_ID,), errors=_READ_ONE,
+    ),
+    Operation("get", "/healthz", SERVICE, "The process lives", {JSON: schemas.AliveAnswer}, guarded=False),
+    Operation(
+        "get", "/readyz", SERVICE, "It can serve, or why it cannot", {JSON: schemas.ReadyAnswer}, errors=_READ,
+        guarded=False,
+    ),
+    Operation("get", "/metrics", SERVICE, "Metrics for Prometheus", {TEXT: "Prometheus's text format"}, guarded=False),
+    Operation("get", "/", SERVICE, "The live web page", {HTML: "A page"}, guarded=False),
+    Operation("get", "/api", SERVICE, "This description as a page", {HTML: "A page"}, guarded=False),
+    Operation("get", "/openapi.json", SERVICE, "This description", {JSON: "OpenAPI 3.1"}, guarded=False),
+)  # fmt: skip
+
+# What the server refuses before any route sees it: no HTTP, an address or a head that is too long.
+_ANY_REQUEST = (400, 414, 431)
+_ERROR_HEADERS: Mapping[int, Mapping[str, object]] = {
+    401: {"WWW-Authenticate": {"description": "Bearer", "required": True, "schema": {"type": "string"}}},
+    503: {
+        "Retry-After": {
+            "description": "Seconds until another attempt makes sense",
+            "required": True,
+            "schema": {"type": "integer", "minimum": 1, "examples": [RETRY_AFTER_SECONDS]},
+        }
+    },
+}
+
+
+def routes() -> list[BaseRoute]:
+    """The route of this module; builds the description."""
+    return [Route("/openapi.json", partial(description, document()))]
+
+
+async def description(content: bytes, _: Request) -> Response:
+    """The description, as built at start."""
+    return Response(content, media_type=JSON, headers={"Cache-Control": "no-cache"})
+
+
+def document() -> bytes:
+    """The description as JSON."""
+    paths: dict[str, dict[str, object]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+    bare = OpenAPI.model_validate(
+        {
+            "openapi": "3.1.1",
+            "info": {
+                "title": "wattline",
+                "version": version("wattline"),
+                "description": "Energy telemetry of smart meters (AC) and vehicles (DC): readings in, answers out.",
+            },
+            "servers": [{"url": "/"}],
+            "tags": [{"name": name} for name in (TELEMETRY, ANALYTICS, LINKS, SERVICE)],
+            "paths": paths,
+            "components": {
+                "securitySchemes": {
+                    "token": {
+                        "type": "http",
+                        "scheme": "bearer",
+                        "description": "Needed only where API_READ_TOKENS or API_WRITE_TOKENS name tokens.",
+                    }
+                }
+            },
+        }
+    )
+    whole = construct_open_api_with_schema_class(bare)
+    return whole.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+
+def _operation(operation: Operation) -> dict[str, object]:
+    errors = {*_ANY_REQUEST, *operation.errors, *((401,) if operation.guarded else ())}
+    described: dict[str, object] = {
+        "operationId": _operation_id(operation),
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "parameters": [_parameter(parameter) for parameter in operation.parameters],
+        "responses": {
+            str(operation.status): {"description": operation.summary, "content": _content(operation.answers)},
+            **{str(status): _failure(status) for status in sorted(errors)},
+        },
+    }
+    if operation.body is not None:
+        media = {**_media(operation.body), "example": operation.example}
+        described["requestBody"] = {"required": True, "content": {JSON: media}}
+    if operation.guarded:
+        described["security"] = [{}, {"token": []}]
+    return described
+
+
+def _operation_id(operation: Operation) -> str:
+    words = operation.path.replace(".json", "").replace("{", "").replace("}", "").split("/")
+    return "_".join([operation.method, *(word for word in words if word)])
+
+
+def _parameter(parameter: Parameter) -> dict[str, object]:
+    return {
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": parameter.place == "path",
+        "description": parameter.description,
+        "schema": parameter.schema,
+    }
+
+
+def _failure(status: int) -> dict[str, object]:
+    return {
+        "description": HTTPStatus(status).phrase,
+        "headers": _ERROR_HEADERS.get(status, {}),
+        "content": _content({JSON: schemas.Failure}),
+    }
+
+
+def _content(answers: Mapping[str, Body]) -> dict[str, object]:
+    return {media_type: _media(body) for media_type, body in answers.items()}
+
+
+def _media(body: Body) -> dict[str, object]:
+    if isinstance(body, str):
+        return {"schema": {"description": body}}
+    return {"schema": PydanticSchema(schema_class=body)}

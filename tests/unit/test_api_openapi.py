@@ -1,0 +1,98 @@
+"""The description and the application say the same: every route with its methods, and nothing that is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import pytest
+from jsonschema_rs import meta
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from analytics_api import openapi, schemas
+from analytics_api.app import create_app
+from analytics_api.parameters import HOURS_MAX, LIMIT_MAX
+from config.settings import Settings
+
+PAGE_FILES = "/api/"  # what the page at /api loads is no part of the API
+
+
+@pytest.fixture(scope="module")
+def app() -> Starlette:
+    return create_app(Settings(), loopback_only=True)
+
+
+@pytest.fixture(scope="module")
+def document() -> dict:
+    return json.loads(openapi.document())
+
+
+def served(app: Starlette) -> set[tuple[str, str]]:
+    return {
+        (method.lower(), route.path)
+        for route in app.routes
+        if isinstance(route, Route) and not route.path.startswith(PAGE_FILES)
+        for method in route.methods or ()
+        if method != "HEAD"  # as everywhere on the web, GET implies it
+    }
+
+
+def described(document: dict) -> set[tuple[str, str]]:
+    return {(method, path) for path, methods in document["paths"].items() for method in methods}
+
+
+def test_every_route_is_described(app, document):
+    assert served(app) - described(document) == set()
+
+
+def test_nothing_else_is_described(app, document):
+    assert described(document) - served(app) == set()
+
+
+def test_it_is_served_as_it_was_built(app, document):
+    async def get() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return await client.get("/openapi.json")
+
+    answer = asyncio.run(get())
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == document
+    assert document["openapi"].startswith("3.1.")
+
+
+def test_every_reference_leads_somewhere(document):
+    text = json.dumps(document)
+    names = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+    assert names == set(document["components"]["schemas"])
+    for schema in document["components"]["schemas"].values():
+        meta.validate(schema)
+
+
+def test_names_of_operations_are_unique(document):
+    names = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
+    assert len(names) == len(set(names))
+
+
+def test_limits_are_those_that_are_checked(document):
+    parameters = document["paths"]["/v1/analytics/fleet/vehicles"]["get"]["parameters"]
+    most = {each["name"]: each["schema"].get("maximum") for each in parameters}
+    assert most["hours"] == HOURS_MAX
+    assert most["limit"] == LIMIT_MAX
+
+
+def test_every_path_parameter_is_described(document):
+    for path, methods in document["paths"].items():
+        named = {part.strip("{}") for part in path.split("/") if part.startswith("{")}
+        for operation in methods.values():
+            assert {each["name"] for each in operation["parameters"] if each["in"] == "path"} == named
+
+
+def test_a_field_that_no_model_names_is_refused():
+    status = {"success": True, "data": {"status": "alive"}}
+    schemas.AliveAnswer.model_validate(status)
+    with pytest.raises(ValidationError, match="extra"):
+        schemas.AliveAnswer.model_validate({**status, "more": 1})
