@@ -150,6 +150,13 @@ async def leave_session(settings: Settings, client_id: str) -> None:
         await link.wait_connected(10)
 
 
+async def forget_session(settings: Settings, client_id: str) -> None:
+    """From now on the broker queues nothing for that client: a member of a share group that is gone gets its share."""
+    clean = LinkOptions.from_settings(settings, client_id=client_id, clean_start=True, session_expiry_seconds=0)
+    async with Link(clean) as link:
+        await link.wait_connected(10)
+
+
 def main() -> None:
     """Publish the plan on the command line, and print what came of it."""
     parser = argparse.ArgumentParser()
