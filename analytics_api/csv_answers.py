@@ -1,0 +1,111 @@
+"""CSV instead of JSON, for who prefers it: any number of rows in the memory of a few thousand.
+
+An error before the first line is an ordinary error answer. After it the connection is cut in the middle of the body,
+so that no client takes a part for the whole. Whoever reads too slowly or not at all is cut as well: behind each of
+these answers stands a connection to PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Mapping
+from typing import LiteralString
+
+from psycopg.rows import TupleRow
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from analytics_api.answers import json_response
+from analytics_api.database import Database
+from analytics_api.errors import UnavailableError
+from analytics_api.records import Record
+
+# For 200 KB to be taken; and for the whole file, as an open snapshot holds up PostgreSQL's vacuum and retention.
+SEND_SECONDS_MAX = 30.0
+STREAM_SECONDS_MAX = 300.0
+
+JSON = "application/json"
+CSV = "text/csv"
+_WEIGHT = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
+_VARIES = {"Vary": "Accept"}
+
+log = logging.getLogger(__name__)
+
+
+def prefers_csv(request: Request) -> bool:
+    """True if CSV is what `Accept` likes better. JSON is for all others, also for those who asked for neither."""
+    weights = _weights(",".join(request.headers.getlist("accept")))
+    return _weight(weights, CSV) > _weight(weights, JSON)
+
+
+def page_answer(rows: list[dict[str, object]], next_cursor: str | None) -> Response:
+    """A page of a list as JSON."""
+    return json_response(200, {"success": True, "data": rows, "nextCursor": next_cursor}, _VARIES)
+
+
+class CsvAnswer(Response):
+    """All rows of a query, a line each."""
+
+    media_type = CSV
+
+    def __init__(
+        self, database: Database, query: LiteralString, parameters: Mapping[str, object], record: Record
+    ) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", **_VARIES})
+        del self.headers["content-length"]  # nobody knows it before the end
+        self._database = database
+        self._query = query
+        self._parameters = parameters
+        self._record = record
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = asyncio.get_running_loop().time()
+        sending = False
+        try:
+            async with self._database.stream(self._query, self._parameters) as fetches:
+                rows: list[TupleRow] = await anext(fetches, [])
+                sending = True
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                body = self._record.csv_header + self._record.csv(rows)
+                while rows and scope["method"] != "HEAD":
+                    async with asyncio.timeout(SEND_SECONDS_MAX):
+                        await send({"type": "http.response.body", "body": body, "more_body": True})
+                    if await Request(scope, receive).is_disconnected():
+                        return
+                    if asyncio.get_running_loop().time() - started > STREAM_SECONDS_MAX:
+                        log.warning("cut a CSV answer that took longer than %g s", STREAM_SECONDS_MAX)
+                        return
+                    rows = await anext(fetches, [])
+                    body = self._record.csv(rows)
+        except TimeoutError:
+            log.warning("cut a CSV answer whose client took nothing for %g s", SEND_SECONDS_MAX)
+            return
+        except UnavailableError as error:
+            if not sending:
+                raise
+            log.warning("cut a CSV answer: %s", error)
+            return
+        # The server cuts the connection of an answer that returns without this.
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _weights(accept: str) -> dict[str, float]:
+    """The media ranges of an Accept header; what is malformed counts for nothing."""
+    weights: dict[str, float] = {}
+    for part in accept.split(","):
+        name, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        given = [text[2:] for text in parameters if text.startswith("q=")]
+        if all(_WEIGHT.fullmatch(text) for text in given):
+            weights[name] = max(weights.get(name, 0.0), *map(float, given)) if given else 1.0
+    return weights
+
+
+def _weight(weights: Mapping[str, float], media_type: str) -> float:
+    """What the most specific range says of a type."""
+    for name in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
+        if name in weights:
+            return weights[name]
+    return 0.0

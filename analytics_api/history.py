@@ -1,0 +1,130 @@
+"""`GET /v1/telemetry/{meter|vehicle}/{id}/history`: the readings of one device in [from, to), newest first.
+
+`to` is now and `from` a day earlier where they are not given. A page goes on before the last moment of the page
+before; its cursor carries device and window, so the pages of a list belong together though "now" moves on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Annotated, LiteralString
+
+from pydantic import Field, TypeAdapter
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from analytics_api import parameters
+from analytics_api.csv_answers import CsvAnswer, page_answer, prefers_csv
+from analytics_api.cursors import from_microseconds, microseconds, read_cursor, write_cursor
+from analytics_api.database import Database
+from analytics_api.errors import InvalidParameterError, UnknownDeviceError
+from analytics_api.parameters import HOURS_DEFAULT, HOURS_MAX, Window
+from analytics_api.records import METER_READING, VEHICLE_READING, Record
+from telemetry.readings import DeviceId
+
+METER_KNOWN = "SELECT FROM meter_status WHERE meter_id = %(device_id)s"
+VEHICLE_KNOWN = "SELECT FROM vehicle_status WHERE vehicle_id = %(device_id)s"
+
+# Null rows: no bound.
+METER_HISTORY = """
+    SELECT meter_id, kwh_consumed_ac, voltage, ts, ingested_at
+    FROM meter_readings_history
+    WHERE meter_id = %(device_id)s AND ts >= %(start)s AND ts < %(end)s
+    ORDER BY ts DESC
+    LIMIT %(rows)s::bigint"""
+
+VEHICLE_HISTORY = """
+    SELECT vehicle_id, soc, kwh_delivered_dc, battery_temp, ts, ingested_at
+    FROM vehicle_readings_history
+    WHERE vehicle_id = %(device_id)s AND ts >= %(start)s AND ts < %(end)s
+    ORDER BY ts DESC
+    LIMIT %(rows)s::bigint"""
+
+
+@dataclass(frozen=True)
+class History:
+    """The readings of a kind of device."""
+
+    kind: str
+    id_parameter: str
+    known: LiteralString
+    query: LiteralString
+    record: Record
+
+
+METERS = History("meter", "meterId", METER_KNOWN, METER_HISTORY, METER_READING)
+VEHICLES = History("vehicle", "vehicleId", VEHICLE_KNOWN, VEHICLE_HISTORY, VEHICLE_READING)
+
+_Moment = Annotated[int, Field(strict=True)]
+# Device, start and end of the window, the last reading of the page.
+_KEY: TypeAdapter[tuple[object, ...]] = TypeAdapter(tuple[DeviceId, _Moment, _Moment, _Moment])
+
+
+@dataclass(frozen=True)
+class Place:
+    """A window, and the moment before which the page begins."""
+
+    window: Window
+    before: datetime
+
+
+def routes(database: Database) -> list[BaseRoute]:
+    """The routes of this module."""
+    return [
+        Route("/v1/telemetry/meter/{meterId}/history", partial(readings, database, METERS)),
+        Route("/v1/telemetry/vehicle/{vehicleId}/history", partial(readings, database, VEHICLES)),
+    ]
+
+
+async def readings(database: Database, history: History, request: Request) -> Response:
+    """A page of readings; as CSV the whole window, where no `limit` says otherwise."""
+    device_id = parameters.device_id(request, history.id_parameter)
+    limit = parameters.limit_given(request)
+    place = _place(history, device_id, request)
+    if await database.row(history.known, {"device_id": device_id}) is None:
+        raise UnknownDeviceError(f"No reading of {history.kind} {device_id} was ever stored; check the id.")
+    key = {"device_id": device_id, "start": place.window.start, "end": place.before}
+    if prefers_csv(request):
+        return CsvAnswer(database, history.query, {**key, "rows": limit}, history.record)
+    limit = limit or parameters.LIMIT_DEFAULT
+    # One row more than the page holds tells whether there is a next one.
+    rows = await database.rows(history.query, {**key, "rows": limit + 1})
+    page = rows[:limit]
+    next_cursor = None
+    if len(rows) > limit:
+        moments = (place.window.start, place.window.end, page[-1][-2])
+        next_cursor = write_cursor(_listing(history), (device_id, *map(microseconds, moments)))
+    return page_answer([history.record.json(row) for row in page], next_cursor)
+
+
+def _place(history: History, device_id: str, request: Request) -> Place:
+    start, end = parameters.moment(request, "from"), parameters.moment(request, "to")
+    cursor = parameters.cursor(request)
+    if cursor is None:
+        window = _window(start, end, datetime.now(UTC))
+        return Place(window, window.end)
+    owner, *numbers = read_cursor(_listing(history), _KEY, cursor)
+    first, last, before = (from_microseconds(number) for number in numbers)  # type: ignore[arg-type]  # as _KEY says
+    if owner != device_id or start not in (None, first) or end not in (None, last):
+        raise InvalidParameterError("cursor", "belongs to another device or window")
+    if not first <= before < last or last - first > timedelta(hours=HOURS_MAX):
+        raise InvalidParameterError("cursor", "is not one that this list gave; leave it out to begin anew")
+    return Place(Window(first, last), before)
+
+
+def _window(start: datetime | None, end: datetime | None, now: datetime) -> Window:
+    if start is None:
+        return parameters.window_before("to", end or now, timedelta(hours=HOURS_DEFAULT))
+    end = end or now
+    if start >= end:
+        raise InvalidParameterError("from", "must be before `to`, which is now where it is not given")
+    if end - start > timedelta(hours=HOURS_MAX):
+        raise InvalidParameterError("from", f"must be at most {HOURS_MAX} hours before `to`")
+    return Window(start, end)
+
+
+def _listing(history: History) -> str:
+    return f"{history.kind} history"

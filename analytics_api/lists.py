@@ -1,0 +1,90 @@
+"""`GET /v1/telemetry/{meter|vehicle}`: the newest reading of every device, or of those that have gone silent.
+
+A page goes on after the last id of the page before, so no device comes twice and none is passed over, whatever
+arrives in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, LiteralString
+
+from pydantic import Field, TypeAdapter
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from analytics_api import parameters
+from analytics_api.csv_answers import CsvAnswer, page_answer, prefers_csv
+from analytics_api.cursors import read_cursor, write_cursor
+from analytics_api.database import Database
+from analytics_api.errors import InvalidParameterError
+from analytics_api.records import METER_STATUS, VEHICLE_STATUS, Record
+from telemetry.readings import DeviceId
+
+STALE_SECONDS_MAX = 366 * 86_400
+
+# Null stale_seconds: all of them. Null rows: no bound.
+METERS = """
+    SELECT meter_id, kwh_consumed_ac, voltage, last_reading, last_updated
+    FROM meter_status
+    WHERE meter_id > %(after)s
+      AND last_updated < coalesce(now() - make_interval(secs => %(stale_seconds)s::float8), 'infinity')
+    ORDER BY meter_id
+    LIMIT %(rows)s::bigint"""
+
+VEHICLES = """
+    SELECT vehicle_id, soc, kwh_delivered_dc, battery_temp, last_reading, last_updated
+    FROM vehicle_status
+    WHERE vehicle_id > %(after)s
+      AND last_updated < coalesce(now() - make_interval(secs => %(stale_seconds)s::float8), 'infinity')
+    ORDER BY vehicle_id
+    LIMIT %(rows)s::bigint"""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A list: the name in its cursors, its query, its record."""
+
+    name: str
+    query: LiteralString
+    record: Record
+
+
+METER_LIST = Listing("meters", METERS, METER_STATUS)
+VEHICLE_LIST = Listing("vehicles", VEHICLES, VEHICLE_STATUS)
+
+_KEY: TypeAdapter[tuple[object, ...]] = TypeAdapter(
+    tuple[Annotated[int, Field(strict=True, ge=0, le=STALE_SECONDS_MAX)] | None, DeviceId]
+)
+
+
+def routes(database: Database) -> list[BaseRoute]:
+    """The routes of this module."""
+    return [
+        Route("/v1/telemetry/meter", partial(statuses, database, METER_LIST)),
+        Route("/v1/telemetry/vehicle", partial(statuses, database, VEHICLE_LIST)),
+    ]
+
+
+async def statuses(database: Database, listing: Listing, request: Request) -> Response:
+    """A page of the list, by id; as CSV all of it, where no `limit` says otherwise."""
+    stale_seconds = parameters.whole_number(request, "staleSeconds", 0, STALE_SECONDS_MAX)
+    limit = parameters.limit_given(request)
+    after: object = ""
+    cursor = parameters.cursor(request)
+    if cursor is not None:
+        cursor_stale_seconds, after = read_cursor(listing.name, _KEY, cursor)
+        if stale_seconds not in (None, cursor_stale_seconds):
+            raise InvalidParameterError("cursor", "belongs to another staleSeconds")
+        stale_seconds = cursor_stale_seconds  # type: ignore[assignment]  # as _KEY says
+    key = {"after": after, "stale_seconds": stale_seconds}
+    if prefers_csv(request):
+        return CsvAnswer(database, listing.query, {**key, "rows": limit}, listing.record)
+    limit = limit or parameters.LIMIT_DEFAULT
+    # One row more than the page holds tells whether there is a next one.
+    rows = await database.rows(listing.query, {**key, "rows": limit + 1})
+    page = rows[:limit]
+    next_cursor = write_cursor(listing.name, (stale_seconds, page[-1][0])) if len(rows) > limit else None
+    return page_answer([listing.record.json(row) for row in page], next_cursor)
