@@ -62,7 +62,7 @@ class CsvAnswer(Response):
         self._record = record
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = asyncio.get_running_loop().time()
+        deadline = asyncio.get_running_loop().time() + STREAM_SECONDS_MAX
         sending = False
         try:
             async with self._database.stream(self._query, self._parameters) as fetches:
@@ -71,25 +71,34 @@ class CsvAnswer(Response):
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 body = self._record.csv_header + self._record.csv(rows)
                 while rows and scope["method"] != "HEAD":
-                    async with asyncio.timeout(SEND_SECONDS_MAX):
-                        await send({"type": "http.response.body", "body": body, "more_body": True})
+                    await _send_in_time(send, body, deadline, more=True)
                     if await Request(scope, receive).is_disconnected():
-                        return
-                    if asyncio.get_running_loop().time() - started > STREAM_SECONDS_MAX:
-                        log.warning("cut a CSV answer that took longer than %g s", STREAM_SECONDS_MAX)
                         return
                     rows = await anext(fetches, [])
                     body = self._record.csv(rows)
+            await _send_in_time(send, body, deadline, more=False)
         except TimeoutError:
-            log.warning("cut a CSV answer whose client took nothing for %g s", SEND_SECONDS_MAX)
-            return
+            log.warning("cut a CSV answer whose client took too long to read it")
+            await _cut(scope)
         except UnavailableError as error:
             if not sending:
                 raise
             log.warning("cut a CSV answer: %s", error)
-            return
-        # The server cuts the connection of an answer that returns without this.
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+            await _cut(scope)
+
+
+async def _send_in_time(send: Send, body: bytes, deadline: float, *, more: bool) -> None:
+    """Raises TimeoutError where the client has not taken enough of what came before."""
+    now = asyncio.get_running_loop().time()
+    if now >= deadline:
+        raise TimeoutError
+    async with asyncio.timeout_at(min(now + SEND_SECONDS_MAX, deadline)):
+        await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _cut(scope: Scope) -> None:
+    scope["abort"]()  # closing would wait until the client takes the rest
+    await asyncio.sleep(0)  # until the server knows that the connection is gone
 
 
 def _weights(accept: str) -> dict[str, float]:
