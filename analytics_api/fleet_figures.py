@@ -19,7 +19,10 @@ from analytics_api.meters import MeterConvention
 
 # whole: what fed a vehicle during the whole period, which the totals of its meter answer. pieces: of every other link
 # the part of each hour; a full hour with right sums is read from them, the rest through the index of that meter.
-# An hour of raw rows is asked for by ts alone, which the BRIN index answers; one device's by its primary key.
+# One device's hour of raw rows is asked for by its primary key, the hour of all devices by ts alone, which the BRIN index
+# answers: count(ingested_at), which is never null, keeps the planner from walking through every device of the primary
+# key instead (twice the time). The hour before the running one has a branch of its own, because it is the one that
+# is not summed yet in the first seconds of an hour, and with constants for its bounds it is read in parallel.
 FLEET = """
     WITH invalid AS MATERIALIZED (
         SELECT DISTINCT kind, hour, device_id
@@ -34,36 +37,44 @@ FLEET = """
     ), vehicle_totals AS (
         SELECT vehicle_id, sum(kwh) AS kwh, sum(temperature) AS temperature, sum(readings)::bigint AS readings
         FROM (
-            SELECT vehicle_id, kwh_delivered_dc AS kwh, battery_temp_sum AS temperature, readings::integer
+            SELECT vehicle_id, sum(kwh_delivered_dc) AS kwh, sum(battery_temp_sum) AS temperature,
+                sum(readings) AS readings
             FROM vehicle_hourly
             WHERE hour >= %(start)s AND hour < %(running)s
                 AND hour <> ALL (ARRAY(SELECT DISTINCT hour FROM invalid WHERE kind = 'vehicle'))
+            GROUP BY vehicle_id
             UNION ALL
-            SELECT vehicle_id, kwh_delivered_dc, battery_temp_sum, readings::integer
+            SELECT vehicle_id, kwh_delivered_dc, battery_temp_sum, readings
             FROM vehicle_hourly
             WHERE hour = ANY (ARRAY(SELECT DISTINCT hour FROM invalid_devices WHERE kind = 'vehicle'))
                 AND ('vehicle', hour, vehicle_id) NOT IN (SELECT kind, hour, device_id FROM invalid_devices)
             UNION ALL
-            SELECT vehicle_id, sum(kwh_delivered_dc), sum(battery_temp), count(*)::integer
+            SELECT vehicle_id, sum(kwh_delivered_dc), sum(battery_temp), count(ingested_at)
             FROM vehicle_readings_history
             WHERE ts >= %(running)s AND ts < %(end)s
+            GROUP BY vehicle_id
+            UNION ALL
+            SELECT vehicle_id, sum(kwh_delivered_dc), sum(battery_temp), count(ingested_at)
+            FROM vehicle_readings_history
+            WHERE ts >= %(previous)s AND ts < %(running)s
+                AND EXISTS (SELECT FROM invalid_hours WHERE kind = 'vehicle' AND hour = %(previous)s)
             GROUP BY vehicle_id
             UNION ALL
             SELECT raw.vehicle_id, raw.kwh, raw.temperature, raw.readings
             FROM invalid_hours
             CROSS JOIN LATERAL (
                 SELECT vehicle_id, sum(kwh_delivered_dc) AS kwh, sum(battery_temp) AS temperature,
-                    count(*)::integer AS readings
+                    count(ingested_at) AS readings
                 FROM vehicle_readings_history
                 WHERE ts >= invalid_hours.hour AND ts < invalid_hours.hour + interval '1 hour'
                 GROUP BY vehicle_id
             ) AS raw
-            WHERE kind = 'vehicle'
+            WHERE kind = 'vehicle' AND hour < %(previous)s
             UNION ALL
             SELECT device_id, raw.kwh, raw.temperature, raw.readings
             FROM invalid_devices
             CROSS JOIN LATERAL (
-                SELECT sum(kwh_delivered_dc) AS kwh, sum(battery_temp) AS temperature, count(*)::integer AS readings
+                SELECT sum(kwh_delivered_dc) AS kwh, sum(battery_temp) AS temperature, count(*) AS readings
                 FROM vehicle_readings_history
                 WHERE vehicle_id = device_id
                     AND ts >= invalid_devices.hour AND ts < invalid_devices.hour + interval '1 hour'
@@ -74,35 +85,42 @@ FLEET = """
     ), meter_totals AS (
         SELECT meter_id, sum(kwh) AS kwh, sum(readings)::bigint AS readings
         FROM (
-            SELECT meter_id, kwh_consumed_ac AS kwh, readings::integer
+            SELECT meter_id, sum(kwh_consumed_ac) AS kwh, sum(readings) AS readings
             FROM meter_hourly
             WHERE hour >= %(start)s AND hour < %(running)s
                 AND hour <> ALL (ARRAY(SELECT DISTINCT hour FROM invalid WHERE kind = 'meter'))
+            GROUP BY meter_id
             UNION ALL
-            SELECT meter_id, kwh_consumed_ac, readings::integer
+            SELECT meter_id, kwh_consumed_ac, readings
             FROM meter_hourly
             WHERE hour = ANY (ARRAY(SELECT DISTINCT hour FROM invalid_devices WHERE kind = 'meter'))
                 AND ('meter', hour, meter_id) NOT IN (SELECT kind, hour, device_id FROM invalid_devices)
             UNION ALL
-            SELECT meter_id, sum(kwh_consumed_ac), count(*)::integer
+            SELECT meter_id, sum(kwh_consumed_ac), count(ingested_at)
             FROM meter_readings_history
             WHERE ts >= %(running)s AND ts < %(end)s
+            GROUP BY meter_id
+            UNION ALL
+            SELECT meter_id, sum(kwh_consumed_ac), count(ingested_at)
+            FROM meter_readings_history
+            WHERE ts >= %(previous)s AND ts < %(running)s
+                AND EXISTS (SELECT FROM invalid_hours WHERE kind = 'meter' AND hour = %(previous)s)
             GROUP BY meter_id
             UNION ALL
             SELECT raw.meter_id, raw.kwh, raw.readings
             FROM invalid_hours
             CROSS JOIN LATERAL (
-                SELECT meter_id, sum(kwh_consumed_ac) AS kwh, count(*)::integer AS readings
+                SELECT meter_id, sum(kwh_consumed_ac) AS kwh, count(ingested_at) AS readings
                 FROM meter_readings_history
                 WHERE ts >= invalid_hours.hour AND ts < invalid_hours.hour + interval '1 hour'
                 GROUP BY meter_id
             ) AS raw
-            WHERE kind = 'meter'
+            WHERE kind = 'meter' AND hour < %(previous)s
             UNION ALL
             SELECT device_id, raw.kwh, raw.readings
             FROM invalid_devices
             CROSS JOIN LATERAL (
-                SELECT sum(kwh_consumed_ac) AS kwh, count(*)::integer AS readings
+                SELECT sum(kwh_consumed_ac) AS kwh, count(*) AS readings
                 FROM meter_readings_history
                 WHERE meter_id = device_id
                     AND ts >= invalid_devices.hour AND ts < invalid_devices.hour + interval '1 hour'
@@ -176,6 +194,11 @@ class FleetPeriod:
         return self.end.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
     @property
+    def previous(self) -> datetime:
+        """When the hour before it began."""
+        return self.running - timedelta(hours=1)
+
+    @property
     def start(self) -> datetime:
         """The first moment counted. Raises OverflowError before the first year."""
         return self.running - timedelta(hours=self.hours)
@@ -212,6 +235,7 @@ def fleet_parameters(convention: MeterConvention | None, period: FleetPeriod) ->
     """What FLEET asks for."""
     return {
         "start": period.start,
+        "previous": period.previous,
         "running": period.running,
         "end": period.end,
         # starts_with(…, NULL) is not true: without a convention only links feed a vehicle.

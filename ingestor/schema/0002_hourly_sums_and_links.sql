@@ -7,7 +7,7 @@ CREATE TABLE meter_hourly (
     hour            timestamptz       NOT NULL,
     meter_id        text COLLATE "C"  NOT NULL,
     kwh_consumed_ac double precision  NOT NULL,
-    readings        bigint            NOT NULL,
+    readings        integer           NOT NULL,
     PRIMARY KEY (hour, meter_id)
 );
 
@@ -16,7 +16,7 @@ CREATE TABLE vehicle_hourly (
     vehicle_id       text COLLATE "C"  NOT NULL,
     kwh_delivered_dc double precision  NOT NULL,
     battery_temp_sum double precision  NOT NULL,
-    readings         bigint            NOT NULL,
+    readings         integer           NOT NULL,
     PRIMARY KEY (hour, vehicle_id)
 );
 
