@@ -303,6 +303,7 @@ def test_a_reader_that_takes_nothing_is_cut(database_url, monkeypatch):
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
 def test_plans_read_the_primary_keys_of_the_partitions_in_the_window(postgres_server, query, table, plan):
     days = [datetime(2026, 5, 1, tzinfo=UTC) + timedelta(days=n) for n in range(10)]
+    prepared = query % {"device_id": "$1", "start": "$2", "end": "$3", "rows": "$4"}
     with prepared_database(postgres_server) as url, psycopg.connect(url, autocommit=True) as connection:
         for day in days:
             connection.execute(
@@ -311,9 +312,11 @@ def test_plans_read_the_primary_keys_of_the_partitions_in_the_window(postgres_se
                 )
             )
         connection.execute(sql.SQL("SET plan_cache_mode = {}").format(sql.Identifier(plan)))
-        window = {"device_id": "X", "start": days[3], "end": days[5], "rows": None}
-        rows = connection.execute(f"EXPLAIN (ANALYZE, COSTS OFF) {query}", window, prepare=True).fetchall()
+        connection.execute(f"PREPARE history (text, timestamptz, timestamptz, bigint) AS {prepared}")
+        explain = "EXPLAIN (ANALYZE, COSTS OFF) EXECUTE history ({}, {}, {}, {})"
+        rows = connection.execute(sql.SQL(explain).format("X", days[3], days[5], 100)).fetchall()
     lines = "\n".join(line for (line,) in rows)
+    assert ("$1" in lines) == (plan == "force_generic_plan")
     read = {day for day in days if f"{table}_{day:%Y%m%d}" in lines}
     assert read == {days[3], days[4]}, lines
     assert "Seq Scan" not in lines

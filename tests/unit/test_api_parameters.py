@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from analytics_api.errors import InvalidParameterError, Problem
-from analytics_api.parameters import Window, device_id, window
+from analytics_api.parameters import Window, cursor, device_id, limit, limit_given, moment, whole_number, window
 
 NOW = datetime(2026, 1, 31, 14, tzinfo=UTC)
 
@@ -109,3 +109,26 @@ def test_no_query_gets_past_both_outcomes(query: str) -> None:
         refused = {problem.field for problem in error.problems}
     assert refused <= {"hours", "end"}
     assert timedelta(hours=1) <= hours <= timedelta(hours=744)
+
+
+def test_limits_and_cursors() -> None:
+    assert limit(request()) == 100
+    assert limit_given(request()) is None
+    assert limit(request("limit=1")) == 1
+    assert limit(request("limit=1000")) == 1000
+    assert cursor(request()) is None
+    assert cursor(request(f"cursor={'x' * 1000}")) == "x" * 1000
+    assert moment(request(), "from") is None
+    assert whole_number(request("n=007"), "n", 7, 7) == 7
+
+
+@pytest.mark.parametrize("value", ["", "0", "1001", "-1", "1.0", "%00", "%FF", "%ZZ", "٣", "9" * 5000])
+def test_limits_outside_the_contract_are_refused(value: str) -> None:
+    with pytest.raises(InvalidParameterError, match=r"^limit must be a whole number from 1 to 1000$"):
+        limit(request(f"limit={value}"))
+
+
+@pytest.mark.parametrize("query", ["cursor=", f"cursor={'x' * 1001}", "cursor=a&cursor=a"])
+def test_cursors_that_cannot_be_ours_are_refused(query: str) -> None:
+    with pytest.raises(InvalidParameterError, match=r"^cursor "):
+        cursor(request(query))
