@@ -19,10 +19,10 @@ from analytics_api.meters import MeterConvention
 
 # whole: what fed a vehicle during the whole period, which the totals of its meter answer. pieces: of every other link
 # the part of each hour; a full hour with right sums is read from them, the rest through the index of that meter.
-# One device's hour of raw rows is asked for by its primary key, the hour of all devices by ts alone, which the BRIN index
-# answers: count(ingested_at), which is never null, keeps the planner from walking through every device of the primary
-# key instead (twice the time). The hour before the running one has a branch of its own, because it is the one that
-# is not summed yet in the first seconds of an hour, and with constants for its bounds it is read in parallel.
+# One device's hour of raw rows is asked for by its primary key, the hour of all devices by ts alone, which the BRIN
+# index answers: count(ingested_at), which is never null, keeps the planner from walking through every device of the
+# primary key instead (twice the time). The hour before the running one has a branch of its own: it is the one that is
+# not summed yet in the first seconds of an hour, and with constants for its bounds it is read in parallel.
 FLEET = """
     WITH invalid AS MATERIALIZED (
         SELECT DISTINCT kind, hour, device_id
