@@ -29,7 +29,7 @@ from telemetry.errors import (
     wrong_port,
 )
 from telemetry.options import LinkOptions
-from telemetry.packets import PacketStream
+from telemetry.packets import PacketStream, pubacks
 
 logger = logging.getLogger(__name__)
 
@@ -208,8 +208,7 @@ class Connection(asyncio.Protocol):
         """
         if self._error is not None:
             return False
-        acknowledgement = mqtt5.PubAckPacket
-        self._write(b"".join([acknowledgement(packet_id).write() for packet_id in packet_ids]))
+        self._write(pubacks(packet_ids))
         return True
 
     def pause_reading(self) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mqtt5 import PublishPacket, QoS
+from mqtt5 import PubAckPacket, PublishPacket, QoS
 
-from telemetry.packets import PacketStream
+from telemetry.packets import PacketStream, pubacks
 
 PACKET_BYTES_MAX = 2_000_000
 
@@ -46,3 +46,9 @@ def test_a_whole_packet_is_never_waited_for(first, body):
     """One that lies about its inner lengths would be waited for forever."""
     publishes, others, problem = PacketStream(PACKET_BYTES_MAX).feed(bytes([first, len(body)]) + body)
     assert len(publishes) + len(others) == 1 or problem is not None
+
+
+def test_acknowledgements_are_the_codec_s_own_bytes():
+    ids = [1, 65535, 256, 255, 4]
+    assert pubacks(ids) == b"".join(PubAckPacket(packet_id).write() for packet_id in ids)
+    assert pubacks([]) == b""
