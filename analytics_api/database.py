@@ -98,10 +98,13 @@ class Connection(AsyncConnection[TupleRow]):
         outage.ended()
         return connection
 
-    async def limit_rights(self) -> None:
-        """Become API_ROLE, if we have not. Before the first migration there is none: then the next question tries."""
+    async def limit_rights(self) -> bool:
+        """Become API_ROLE, if we have not. False where that cannot be: before the first migration there is no such
+        role, and some users may not become it; the next question tries again.
+        """
         if not self._limited:
             self._limited = (await self.execute(_BECOME_API_ROLE, [API_ROLE])).rowcount > 0
+        return self._limited
 
 
 class Database:
@@ -111,6 +114,7 @@ class Database:
         """`conninfo` may hold a password and is never shown; `label` is its name in the log."""
         self._outage = Outage(label)
         self._quiet_until = 0.0
+        self._limited: bool | None = None
         self._streams = 0
         self._pool = AsyncConnectionPool(
             _with_timeouts(conninfo),
@@ -183,7 +187,7 @@ class Database:
         connection = await self._taken(deadline)
         try:
             with self._alarm(connection, deadline):
-                await connection.limit_rights()
+                self._note_rights(limited=await connection.limit_rights())
                 await connection.execute("BEGIN READ ONLY")
                 await connection.execute(_DECLARE + query, parameters, prepare=False)
         except BaseException:
@@ -248,7 +252,7 @@ class Database:
         connection = await self._taken(deadline)
         try:
             with self._alarm(connection, deadline):
-                await connection.limit_rights()
+                self._note_rights(limited=await connection.limit_rights())
                 return await work(connection)
         finally:
             await self._pool.putconn(connection)
@@ -266,6 +270,19 @@ class Database:
             yield
         finally:
             alarm.cancel()
+
+    def _note_rights(self, *, limited: bool) -> None:
+        if limited == self._limited:
+            return
+        self._limited = limited
+        if limited:
+            log.info("the API acts as the role %s", API_ROLE)
+        else:
+            log.warning(
+                "the API has all rights of its database user: there is no role %s that it may become; "
+                "`wattline migrate` makes it, or see Access in docs/operations.md",
+                API_ROLE,
+            )
 
     def _cut(self, connection: AsyncConnection[TupleRow]) -> None:
         """End the wait for a server that says nothing at all.
