@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from html import escape
 from pathlib import Path
 
 from starlette.requests import Request
@@ -10,6 +11,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
+
+from analytics_api.meters import MeterConvention
 
 _WEB = Path(__file__).parent / "web"
 _HEADERS = {
@@ -32,9 +35,15 @@ class _FreshFiles(StaticFiles):
         return response
 
 
-def routes() -> list[BaseRoute]:
-    """The routes of this module; reads the page once."""
+def routes(convention: MeterConvention | None = None) -> list[BaseRoute]:
+    """The routes of this module; reads the page once, and tells it which meter is a vehicle's by its name."""
     html = (_WEB / "index.html").read_bytes()
+    if convention:
+        prefixes = (
+            f'<html data-vehicle-prefix="{escape(convention.vehicle_prefix)}"'
+            f' data-meter-prefix="{escape(convention.meter_prefix)}"'
+        )
+        html = html.replace(b"<html", prefixes.encode(), 1)
     return [Route("/", partial(page, html)), Mount("/static", _FreshFiles(directory=_WEB / "static"))]
 
 
