@@ -1,4 +1,4 @@
-"""The application: its routes, its one middleware, its one place for errors, and the database that lives as long."""
+"""The application: its routes, its middlewares, its one place for errors, and what lives as long as it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,23 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
-from analytics_api import fleet, links, page, performance, probes, status, stream, swagger
+from analytics_api import (
+    fleet,
+    gateway,
+    history,
+    links,
+    lists,
+    openapi,
+    page,
+    performance,
+    probes,
+    status,
+    stream,
+    swagger,
+)
+from analytics_api.access import AccessRules, GuardedApp
 from analytics_api.database import Database
 from analytics_api.errors import EXCEPTION_HANDLERS
 from analytics_api.meters import MeterConvention
@@ -16,33 +31,60 @@ from analytics_api.metrics import MeasuredApp, build_registry
 from config.settings import Settings
 
 
-def create_app(settings: Settings) -> Starlette:
-    """The app; its lifespan opens the database, which need not be there yet."""
+def create_app(settings: Settings, *, loopback_only: bool) -> Starlette:
+    """The app; its lifespan opens database and broker link, which need not be there yet.
+
+    `loopback_only`: nobody but this machine can reach it. Raises SettingsError for unusable certificate files.
+    """
     database = Database(settings.database_conninfo, settings.database_label)
     live = stream.Stream(database)
     registry, http_metrics = build_registry(database)
+    broker = gateway.Gateway(settings, registry)
     convention = MeterConvention.parse(settings.meter_id_convention)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with database, live:
+        async with database, live, broker.running():
             yield
 
     app = Starlette(
         # Tried in this order, so those that are asked most come first.
         routes=[
             *status.routes(database),
+            *lists.routes(database),
+            *history.routes(database),
+            *gateway.routes(broker),
             *performance.routes(database, convention),
             *fleet.routes(database, convention),
             *links.routes(database),
             *probes.routes(database, registry),
             *stream.routes(live),
-            *page.routes(),
+            *page.routes(convention),
             *swagger.routes(),
+            *openapi.routes(),
         ],
-        middleware=[Middleware(MeasuredApp, metrics=http_metrics)],
+        middleware=[
+            Middleware(MeasuredApp, metrics=http_metrics),
+            *_cors(settings),
+            Middleware(GuardedApp, rules=AccessRules.of(settings, loopback_only=loopback_only)),
+        ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # an address that is not the contract's is unknown, not somewhere else
     return app
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    """Before the guard: a preflight carries no token, and a page must be able to read why it was refused."""
+    if not settings.cors_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "HEAD", "POST", "PUT"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+            expose_headers=["Retry-After", "X-Request-ID"],
+        )
+    ]

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from config.logging import configure_logging
-from config.settings import Settings, SettingsError, load_settings
+from config.settings import load_settings
 
 OK, FAILED = 0, 1
 
@@ -24,20 +24,9 @@ def run(args: argparse.Namespace) -> int:
 
     settings = load_settings(beside_up=True, host=args.host, port=args.port)
     configure_logging(settings.log_level, settings.log_format)
-    _refuse_what_it_cannot_keep(settings)
     try:
         serve(settings)
     except ListenError as error:
         sys.stderr.write(f"wattline: {error}\n")
         return FAILED
     return OK
-
-
-def _refuse_what_it_cannot_keep(settings: Settings) -> None:
-    """Someone who sets tokens relies on them: better not to start than to serve without them."""
-    for name in ("api_read_tokens", "api_write_tokens", "api_cors_origins"):
-        if getattr(settings, name) is not None:
-            raise SettingsError(
-                f"{name.upper()}: this version of the API does not have it yet; unset it, and keep HOST on loopback "
-                "or behind a proxy that asks for a password"
-            )

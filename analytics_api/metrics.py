@@ -20,6 +20,8 @@ OTHER_METHOD = "other"
 NO_ROUTE = "none"
 # Around 1 ms, where most answers are, and up to the 3 s within which every answer is promised.
 SECONDS_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3)
+# What lasts as long as somebody listens has no time of an answer; it is only counted.
+LASTING_ROUTES = frozenset({"/v1/stream"})
 _LABELS = ("route", "method", "status")
 
 
@@ -36,17 +38,20 @@ class HttpMetrics:
             registry=registry,
         )
         # `labels()` sorts out its arguments anew each time, for 4 µs; the bounded labels make this bounded as well.
-        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram | None]] = {}
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """One request was answered."""
         labels = (route, method, status)
         children = self._children.get(labels)
         if children is None:
-            children = self._requests.labels(*labels), self._seconds.labels(*labels)
+            timed = None if route in LASTING_ROUTES else self._seconds.labels(*labels)
+            children = self._requests.labels(*labels), timed
             self._children[labels] = children
-        children[0].inc()
-        children[1].observe(seconds)
+        requests, timed = children
+        requests.inc()
+        if timed is not None:
+            timed.observe(seconds)
 
 
 class MeasuredApp:

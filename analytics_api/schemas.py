@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from analytics_api.parameters import LIMIT_MAX
+from analytics_api.stream import CHANGED_MAX
 from telemetry.readings import READINGS_PER_ARRAY_MAX, DeviceId, MeterPayload, VehiclePayload
 
 Moment = Annotated[
@@ -140,6 +141,18 @@ class Fleet(Exact):
     totalAcConsumed: Kwh  # noqa: N815
     totalDcDelivered: Kwh  # noqa: N815
     period: Period
+
+
+class FleetEvent(Exact):
+    """The `data` of an event `fleet` of the stream: the fleet, and the devices that changed."""
+
+    time: Moment
+    totalMeters: Count  # noqa: N815
+    totalVehicles: Count  # noqa: N815
+    silentDevices: Count  # noqa: N815
+    meters: Annotated[list[MeterStatus], Field(max_length=CHANGED_MAX)]
+    vehicles: Annotated[list[VehicleStatus], Field(max_length=CHANGED_MAX)]
+    more: Annotated[int, Field(ge=0, description="changed devices that are not in this event")]
 
 
 class Accepted(Exact):

@@ -12,7 +12,9 @@ import sys
 
 import uvicorn
 
+from analytics_api.access import bound_to_loopback
 from analytics_api.app import create_app
+from analytics_api.envelope import EnvelopedApp
 from analytics_api.listening import listen, url_of
 from analytics_api.protocol import BoundedProtocol
 from config.settings import Settings
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 def serve(settings: Settings) -> None:
     """Serve until a signal says stop; prints the URL once connections are taken. Raises ListenError."""
     sockets = listen(settings.host, settings.port)
-    server = uvicorn.Server(_uvicorn_config(settings))
+    server = uvicorn.Server(_uvicorn_config(settings, loopback_only=bound_to_loopback(sockets)))
 
     def stop(*_: object) -> None:
         server.should_exit = True
@@ -42,10 +44,10 @@ def serve(settings: Settings) -> None:
     log.info("stopped")
 
 
-def _uvicorn_config(settings: Settings) -> uvicorn.Config:
+def _uvicorn_config(settings: Settings, *, loopback_only: bool) -> uvicorn.Config:
     debugging = settings.log_level == "DEBUG"
     return uvicorn.Config(
-        create_app(settings),
+        EnvelopedApp(create_app(settings, loopback_only=loopback_only)),
         http=BoundedProtocol,
         ws="none",
         lifespan="on",

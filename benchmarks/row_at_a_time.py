@@ -86,6 +86,9 @@ async def ingest_row_at_a_time(settings: Settings, count: int) -> None:
             await _store(database, batch)
             if link.connection is not None and packet.packet_id is not None:
                 link.connection.acknowledge([packet.packet_id])
+        if link.connection is not None:
+            # The broker answers in order, so it has taken the acknowledgements: none of these messages comes again.
+            await link.connection.unsubscribe(ALL_TELEMETRY)
 
 
 async def _store(database: AsyncConnection[TupleRow], batch: Batch) -> None:

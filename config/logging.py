@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
+
+# Which request is being answered; set by the API, empty everywhere else.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -28,14 +32,32 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields, default=str)
 
 
+class TextFormatter(logging.Formatter):
+    """A line for people, with the request that it is about, if any, at its end."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the parent's name
+        """The line, without a traceback."""
+        request: str | None = getattr(record, "request_id", None)
+        line = super().formatMessage(record)
+        return line if request is None else f"{line} (request {request})"
+
+
+def _note_request(record: logging.LogRecord) -> bool:
+    request = request_id.get()
+    if request:
+        record.request_id = request
+    return True
+
+
 def configure_logging(level: str, log_format: Literal["text", "json"]) -> None:
     """Send every logger of this process to stderr, in one format."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_note_request)
     if log_format == "json":
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(
-            logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
+            TextFormatter("%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
         )
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # psycopg reports each failed attempt of a pool on its own; the callers say it once, in our words.

@@ -6,6 +6,7 @@ names the variable. The README's table is tested against this module.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, unquote, urlsplit
 
@@ -23,6 +24,10 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.running import settings_of_running
+
+
+_TOKEN = re.compile(r"[!-+\--~]+")  # visible ASCII but the comma
+_ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 
 class SettingsError(Exception):
@@ -183,6 +188,23 @@ class Settings(BaseSettings):
                 raise ValueError(f"{expected}; its port is not a number (write / in a password as %2F)")
         return value
 
+    @field_validator("api_read_tokens", "api_write_tokens")
+    @classmethod
+    def _tokens(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not all(_TOKEN.fullmatch(token) for token in _listed(value.get_secret_value())):
+            raise ValueError("expected tokens of visible ASCII characters without spaces, separated by commas")
+        return value
+
+    @field_validator("api_cors_origins")
+    @classmethod
+    def _origins(cls, value: str | None) -> str | None:
+        if value is not None and not all(_ORIGIN.fullmatch(origin) for origin in _listed(value)):
+            raise ValueError(
+                "expected origins as browsers send them, like https://fleet.example.com or http://localhost:8080, "
+                "separated by commas"
+            )
+        return value
+
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
         if self.flush_max_rows is not None and self.flush_max_rows > self.max_inflight:
@@ -222,6 +244,21 @@ class Settings(BaseSettings):
         """`host:port/name`: for logs, without user and password."""
         parts = conninfo_to_dict(self.database_conninfo)
         return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+
+    @property
+    def read_tokens(self) -> tuple[bytes, ...] | None:
+        """API_READ_TOKENS, taken apart; None = reading is open."""
+        return _encoded(self.api_read_tokens)
+
+    @property
+    def write_tokens(self) -> tuple[bytes, ...] | None:
+        """API_WRITE_TOKENS, taken apart; None = writing only from this machine."""
+        return _encoded(self.api_write_tokens)
+
+    @property
+    def cors_origins(self) -> list[str]:
+        """API_CORS_ORIGINS, taken apart."""
+        return [] if self.api_cors_origins is None else _listed(self.api_cors_origins)
 
     @property
     def rows_per_flush_max(self) -> int:
@@ -264,6 +301,14 @@ def load_settings(*, beside_up: bool = False, **overrides: Any) -> Settings:  # 
         raise SettingsError(".env: is not UTF-8 text") from None
     except OSError as error:
         raise SettingsError(f".env: cannot be read: {error.strerror}") from None
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _encoded(tokens: SecretStr | None) -> tuple[bytes, ...] | None:
+    return None if tokens is None else tuple(token.encode() for token in _listed(tokens.get_secret_value()))
 
 
 def _parse_broker_url(url: str) -> BrokerAddress:

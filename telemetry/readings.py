@@ -119,19 +119,42 @@ def refusal_of(error: ValidationError) -> tuple[ReasonCode, str]:
 _SHAPE_PROBLEMS = {"missing", "extra_forbidden", "dict_type", "invalid_key"}
 
 
+def problems_of(error: ValidationError) -> list[tuple[str, str]]:
+    """Every wrong field of a single payload with what is wrong about it; "" where it is the payload as a whole."""
+    return [
+        (_field(problem["loc"]), _complaint(problem["type"], _field(problem["loc"]), problem["msg"]))
+        for problem in error.errors(include_url=False, include_context=False)
+    ]
+
+
 def _sentence(kind: str, location: tuple[int | str, ...], message: str) -> str:
+    field = _field(location) or "''"
+    complaint = _complaint(kind, field, message)
+    match kind:
+        case "dict_type":
+            return complaint
+        case "missing" | "extra_forbidden":
+            return f"{field} {complaint}"
+        case _:
+            return f"{field}: {complaint}"
+
+
+def _field(location: tuple[int | str, ...]) -> str:
     # A field's name may be the sender's invention, so it is cut and shown as plain ASCII.
-    field = ascii(".".join(str(part) for part in location)[:100]).strip("'\"") or "''"
+    return ascii(".".join(str(part) for part in location)[:100]).strip("'\"")
+
+
+def _complaint(kind: str, field: str, message: str) -> str:
     match kind:
         case "dict_type":
             return "a JSON object, or an array of them, is expected"
         case "missing":
-            return f"{field} is missing"
+            return "is missing"
         case "extra_forbidden":
-            return f"{field} is not a field of this reading"
+            return "is not a field of this reading"
         case "string_pattern_mismatch" if field.endswith("timestamp"):
-            return "timestamp: must be RFC 3339 with an offset, like 2026-01-31T14:00:00Z"
+            return "must be RFC 3339 with an offset, like 2026-01-31T14:00:00Z"
         case "string_pattern_mismatch":
-            return f"{field}: 1 to 100 characters of A-Z a-z 0-9 . _ : - are allowed"
+            return "1 to 100 characters of A-Z a-z 0-9 . _ : - are allowed"
         case _:
-            return f"{field}: {message[0].lower()}{message[1:]}"
+            return f"{message[0].lower()}{message[1:]}"

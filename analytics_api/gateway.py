@@ -1,0 +1,186 @@
+"""`POST /v1/telemetry/{meter|vehicle}`: readings over HTTP, handed to the broker.
+
+202 means that the broker has the readings, for an ingestor that is subscribed; whatever else happens is an error, and
+sending the same readings again is harmless. Nothing is published unless everything in a request is valid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from analytics_api.answers import json_response, timestamp
+from analytics_api.bodies import json_body
+from analytics_api.errors import InvalidBodyError, Problem, UnavailableError
+from config.settings import Settings
+from telemetry.errors import LinkError, LinkRefused
+from telemetry.mqtt import Link, LinkOptions
+from telemetry.readings import METER, READINGS_PER_ARRAY_MAX, VEHICLE, ReadingWindow, problems_of, timestamp_us
+from telemetry.topics import Kind, topic_of
+
+# The promise is 3 s; what remains is for the way back.
+PUBACK_SECONDS_MAX = 2.5
+# After a refusal that only a person can lift; somebody may have.
+REFUSED_RETRY_SECONDS = 30.0
+PROBLEMS_MAX = 1_000
+
+_ADAPTERS: dict[Kind, tuple[TypeAdapter[Any], str]] = {"meter": (METER, "meterId"), "vehicle": (VEHICLE, "vehicleId")}
+
+log = logging.getLogger(__name__)
+
+
+class Gateway:
+    """The API's link to the broker, kept up while `running`, and the readings that go over it."""
+
+    def __init__(self, settings: Settings, registry: CollectorRegistry) -> None:
+        """Raises SettingsError when a certificate file cannot be used."""
+        # 23 characters, which every broker must take (MQTT 5, section 3.1.3.1).
+        self._link = Link(LinkOptions.from_settings(settings, client_id=f"wattline-api-{secrets.token_hex(5)}"))
+        self._max_skew_seconds = settings.max_clock_skew_seconds
+        self._max_age_days = settings.reading_age_max_days
+        connected = Gauge("wattline_api_broker_connected", "1 while connected to the broker", registry=registry)
+        connected.set_function(lambda: self._link.connection is not None)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the link up; the broker need not be there yet."""
+        task = asyncio.create_task(self._keep_up(), name="mqtt link of the API")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _keep_up(self) -> None:
+        said = ""
+        while True:
+            try:
+                await self._link.run()
+            except LinkRefused as error:
+                if str(error) != said:
+                    log.error("%s; readings over HTTP are answered with 503", error)  # noqa: TRY400 - for people
+                said = str(error)
+            await asyncio.sleep(REFUSED_RETRY_SECONDS)
+
+    def window(self) -> ReadingWindow:
+        """Which timestamps are taken now."""
+        return ReadingWindow.around(
+            time.time(), max_skew_seconds=self._max_skew_seconds, max_age_days=self._max_age_days
+        )
+
+    async def publish(self, messages: list[tuple[str, bytes]]) -> None:
+        """Publish all, and return when the broker has taken all. Raises UnavailableError."""
+        try:
+            async with asyncio.timeout(PUBACK_SECONDS_MAX):
+                if len(messages) == 1:
+                    await self._link.publish(*messages[0])
+                    return
+                answers = await asyncio.gather(
+                    *(self._link.publish(topic, payload) for topic, payload in messages), return_exceptions=True
+                )
+        except TimeoutError:
+            raise _not_taken("it did not answer in time") from None
+        except LinkError as error:
+            raise self._unavailable(error) from None
+        for answer in answers:
+            if isinstance(answer, LinkError):
+                raise self._unavailable(answer)
+            if isinstance(answer, BaseException):
+                raise answer
+
+    def _unavailable(self, error: LinkError) -> UnavailableError:
+        log.debug("readings over HTTP were not taken: %s", error)
+        if self._link.connection is None:
+            return _not_taken("it is away")
+        return _not_taken("it refused them, or nobody is subscribed; is the ingestor running?")
+
+
+def routes(gateway: Gateway) -> list[BaseRoute]:
+    """The routes of this module."""
+    return [
+        Route("/v1/telemetry/meter", partial(post_readings, gateway, "meter"), methods=["POST"]),
+        Route("/v1/telemetry/vehicle", partial(post_readings, gateway, "vehicle"), methods=["POST"]),
+    ]
+
+
+async def post_readings(gateway: Gateway, kind: Kind, request: Request) -> Response:
+    """202 once the broker has taken the reading, or all readings of the array."""
+    content = await json_body(request)
+    window = gateway.window()
+    if isinstance(content, list):
+        readings = _validated_array(kind, content, window)
+        await gateway.publish(_by_device(kind, readings))
+        return _accepted("The broker has taken the readings.", {"accepted": len(readings)})
+    problems, reading = _validated(kind, content, window)
+    if problems:
+        raise _invalid(problems)
+    id_field = _ADAPTERS[kind][1]
+    await gateway.publish([(topic_of(kind, reading[id_field]), to_json(reading))])
+    moment = datetime.fromisoformat(reading["timestamp"])
+    return _accepted("The broker has taken the reading.", {id_field: reading[id_field], "timestamp": timestamp(moment)})
+
+
+def _validated_array(kind: Kind, items: list[Any], window: ReadingWindow) -> list[dict[str, Any]]:
+    if not items:
+        raise InvalidBodyError("The array is empty; send at least one reading.")
+    if len(items) > READINGS_PER_ARRAY_MAX:
+        raise InvalidBodyError(f"{len(items)} readings in one array; at most {READINGS_PER_ARRAY_MAX} are taken.")
+    problems: list[Problem] = []
+    readings: list[dict[str, Any]] = []
+    for index, item in enumerate(items):
+        found, reading = _validated(kind, item, window)
+        problems += [
+            Problem(f"{index}.{problem.field}" if problem.field else str(index), problem.message) for problem in found
+        ]
+        readings.append(reading)
+    if problems:
+        raise _invalid(problems)
+    return readings
+
+
+def _validated(kind: Kind, item: object, window: ReadingWindow) -> tuple[list[Problem], dict[str, Any]]:
+    """What is wrong with a reading, or the reading."""
+    try:
+        reading: dict[str, Any] = _ADAPTERS[kind][0].validate_python(item)
+    except ValidationError as error:
+        return [Problem(field, message) for field, message in problems_of(error)], {}
+    try:
+        refusal = window.refusal(reading["timestamp"], timestamp_us(reading["timestamp"]))
+    except ValueError as error:  # there is no such day
+        return [Problem("timestamp", str(error))], {}
+    return ([] if refusal is None else [Problem("timestamp", refusal[1])]), reading
+
+
+def _by_device(kind: Kind, readings: list[dict[str, Any]]) -> list[tuple[str, bytes]]:
+    """One message a device, so that a device's readings are taken together or not at all."""
+    devices: dict[str, list[dict[str, Any]]] = {}
+    for reading in readings:
+        devices.setdefault(reading[_ADAPTERS[kind][1]], []).append(reading)
+    return [(topic_of(kind, device_id), to_json(own)) for device_id, own in devices.items()]
+
+
+def _invalid(problems: list[Problem]) -> InvalidBodyError:
+    return InvalidBodyError("Nothing was taken; correct what `errors` names.", *problems[:PROBLEMS_MAX])
+
+
+def _not_taken(why: str) -> UnavailableError:
+    return UnavailableError(f"The broker did not take the readings: {why}. Sending them again later is harmless.")
+
+
+def _accepted(message: str, data: dict[str, object]) -> Response:
+    return json_response(HTTPStatus.ACCEPTED, {"success": True, "message": message, "data": data})
