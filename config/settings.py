@@ -25,7 +25,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.running import settings_of_running
 
-
 _TOKEN = re.compile(r"[!-+\--~]+")  # visible ASCII but the comma
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
