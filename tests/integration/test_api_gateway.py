@@ -1,0 +1,148 @@
+"""Readings over HTTP: what is answered 202 is stored, once; everything else is an error that says what to do."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from tests.api_process import prepared_database, running_api
+from tests.backends import Database
+from tests.devices import meter_reading, vehicle_reading
+from tests.waiting import wait_until
+
+METER, VEHICLE = "/v1/telemetry/meter", "/v1/telemetry/vehicle"
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server: Database) -> Iterator[str]:
+    """A database that outlives the single test; each uses devices of its own."""
+    with prepared_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+def api(database: str, broker: Any, tmp_path: Any) -> Iterator[httpx.Client]:
+    """A client of an API that is connected to a broker to which nobody is subscribed."""
+    with (
+        running_api(tmp_path, database, MQTT_URL=broker.url) as process,
+        httpx.Client(base_url=process.http_url, timeout=10) as client,
+    ):
+        wait_until(lambda: connected(client), what="the link to the broker")
+        yield client
+        assert "Traceback" not in process.output()
+
+
+def connected(client: httpx.Client) -> bool:
+    return "wattline_api_broker_connected 1.0" in client.get("/metrics").text
+
+
+def count(url: str, table: str, device: str) -> int:
+    column = "meter_id" if table.startswith("meter") else "vehicle_id"
+    with psycopg.connect(url) as connection:
+        row = connection.execute(f"SELECT count(*) FROM {table} WHERE {column} LIKE %s", [device]).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def assert_try_later(response: httpx.Response) -> None:
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) >= 1
+    assert response.json()["success"] is False
+
+
+def test_every_reading_that_was_accepted_is_stored_once(api, database, broker, start_wattline):
+    start_wattline("ingest", DATABASE_URL=database, MQTT_URL=broker.url).wait_ready()
+    singles = [meter_reading("GW-M-SINGLE", NOW - timedelta(seconds=second)) for second in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda reading: api.post(METER, json=reading), singles))
+    assert [answer.status_code for answer in answers] == [202] * 200
+    moment = NOW.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    assert answers[0].json()["data"] == {"meterId": "GW-M-SINGLE", "timestamp": moment}
+    fleet = [vehicle_reading(f"GW-V-{number % 50}", NOW - timedelta(seconds=number)) for number in range(1000)]
+    for _ in range(2):  # twice, and stored once
+        answer = api.post(VEHICLE, json=fleet)
+        assert (answer.status_code, answer.json()["data"]) == (202, {"accepted": 1000})
+    wait_until(lambda: count(database, "vehicle_readings_history", "GW-V-%") == 1000, what="the array in the table")
+    wait_until(lambda: count(database, "meter_readings_history", "GW-M-SINGLE") == 200, what="the singles")
+    assert count(database, "meter_readings_history", "GW-M-%") == 200
+
+
+def test_without_a_subscriber_nothing_is_accepted(api):
+    assert_try_later(api.post(METER, json=meter_reading()))
+    assert_try_later(api.post(METER, json=[meter_reading("A"), meter_reading("B")]))
+
+
+def test_bad_fields_are_all_named(api):
+    bad = meter_reading(voltage="high", surprise=1)
+    del bad["kwhConsumedAc"]
+    answer = api.post(METER, json=bad)
+    assert answer.status_code == 400
+    assert {error["field"] for error in answer.json()["errors"]} == {"voltage", "surprise", "kwhConsumedAc"}
+    ahead = meter_reading(at=datetime.now(UTC) + timedelta(hours=1))
+    answer = api.post(METER, json=[meter_reading(), 7, meter_reading(voltage=-1), ahead])
+    assert answer.status_code == 400
+    assert [error["field"] for error in answer.json()["errors"]] == ["1", "2.voltage", "3.timestamp"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b'{"meterId":"\xff"}', 400),
+        (b'"text"', 400),
+        (b"[]", 400),
+        (json.dumps([meter_reading()] * 1001).encode(), 400),
+        (b" " * 1_000_001, 413),
+        ([b" " * 100_000] * 11, 413),
+    ],
+    ids=["empty", "cut", "utf-8", "shape", "empty array", "long array", "large", "large and chunked"],
+)
+def test_bodies_that_are_no_reading(api, content, status):
+    body = content if isinstance(content, bytes) else iter(content)
+    answer = api.post(METER, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status
+    assert answer.json()["message"]
+
+
+@pytest.mark.parametrize("media_type", [None, "text/plain", "application/json; charset=latin-1"])
+def test_only_json_is_taken(api, media_type):
+    headers = {} if media_type is None else {"Content-Type": media_type}
+    assert api.post(METER, content=b"{}", headers=headers).status_code == 415
+
+
+def test_while_the_broker_is_away_the_answer_is_quick_and_the_link_comes_back(database, broker_factory, tmp_path):
+    broker = broker_factory()
+    broker.stop()
+    with (
+        running_api(tmp_path, database, MQTT_URL=broker.url) as process,
+        httpx.Client(base_url=process.http_url, timeout=10) as client,
+    ):
+        started = time.monotonic()
+        assert_try_later(client.post(METER, json=meter_reading()))
+        assert time.monotonic() - started < 3
+        assert not connected(client)
+        broker.start()
+        wait_until(lambda: connected(client), 20, "the link to come back")
+
+
+def test_a_broker_that_falls_silent_is_answered_for_in_time(database, broker, proxy_factory, tmp_path):
+    proxy = proxy_factory(broker.port)
+    with (
+        running_api(tmp_path, database, MQTT_URL=f"mqtt://127.0.0.1:{proxy.port}") as process,
+        httpx.Client(base_url=process.http_url, timeout=10) as client,
+    ):
+        wait_until(lambda: connected(client), what="the link")
+        proxy.blackhole()
+        started = time.monotonic()
+        assert_try_later(client.post(METER, json=meter_reading()))
+        assert time.monotonic() - started < 3
