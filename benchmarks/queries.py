@@ -113,7 +113,8 @@ def run(args: argparse.Namespace) -> int:
         one = report.tables["one device"]
         left.bar([str(row["question"]) for row in one], [float(row["median ms"]) for row in one], color=BLUE)
         left.set_ylabel("server time, median, ms")
-        right.bar(list(fleet), list(fleet.values()), color=[BLUE, ORANGE, GREY])
+        drawn = right.bar(list(fleet), list(fleet.values()), color=[BLUE, ORANGE, GREY])
+        right.bar_label(drawn, [f"{value:,.0f}" for value in fleet.values()], fontsize=8)
         right.set_yscale("log")
         right.set_ylabel("fleet over 24 h, server time, median, ms")
     report.write()

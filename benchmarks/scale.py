@@ -103,7 +103,11 @@ def _point(  # noqa: PLR0913 - what is varied, one at a time
     days: int = 1,
 ) -> Point:
     both.empty_tables()
-    running = [both.ingestor(MQTT_CLIENT_ID=_client_id(number), MQTT_SHARE_GROUP=GROUP) for number in range(ingestors)]
+    running = [
+        # Of 30 daily partitions the first is older than MAX_READING_AGE_DAYS takes by default.
+        both.ingestor(MQTT_CLIENT_ID=_client_id(number), MQTT_SHARE_GROUP=GROUP, MAX_READING_AGE_DAYS="60")
+        for number in range(ingestors)
+    ]
     # Days end at the last whole one, so that a run around midnight touches no more of them.
     start_us = (int(time.time()) // DAY_SECONDS - 1) * DAY_SECONDS * 1_000_000
     turns = []
