@@ -6,7 +6,8 @@ looks first and trusts what it saw. It only finds the words for a refusal afterw
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated
@@ -15,6 +16,7 @@ from psycopg import AsyncConnection
 from psycopg.errors import DeadlockDetected, ExclusionViolation, SerializationFailure, UniqueViolation
 from psycopg.rows import TupleRow
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -28,9 +30,13 @@ from telemetry.readings import DeviceId, Timestamp
 
 ATTEMPTS_MAX = 2  # what another transaction made fail is tried once more
 
+# Whoever does not speak of the end leaves it: a request that is repeated after a later link has closed this one must
+# not open it again.
 CHANGE = """
-    UPDATE vehicle_meter_links SET valid_to = %(valid_to)s
-    WHERE vehicle_id = %(vehicle_id)s AND meter_id = %(meter_id)s AND valid_from = %(valid_from)s"""
+    UPDATE vehicle_meter_links
+    SET valid_to = CASE WHEN %(end_is_given)s THEN %(valid_to)s::timestamptz ELSE valid_to END
+    WHERE vehicle_id = %(vehicle_id)s AND meter_id = %(meter_id)s AND valid_from = %(valid_from)s
+    RETURNING valid_to"""
 CLOSE = """
     UPDATE vehicle_meter_links SET valid_to = %(valid_from)s
     WHERE vehicle_id = %(vehicle_id)s AND valid_to IS NULL AND valid_from < %(valid_from)s"""
@@ -60,8 +66,8 @@ LINKS = """
 def _existing(stamp: str) -> str:
     try:
         datetime.fromisoformat(stamp).astimezone(UTC)
-    except OverflowError:
-        raise ValueError("is a moment that no calendar has") from None
+    except (ValueError, OverflowError):
+        raise PydanticCustomError("no_such_moment", "is a moment that no calendar has") from None
     return stamp
 
 
@@ -69,7 +75,9 @@ Moment = Annotated[Timestamp, AfterValidator(_existing)]
 
 
 class LinkBody(BaseModel):
-    """The body of a PUT: the meter, and the time in which it feeds the vehicle; no validTo: until further notice."""
+    """The body of a PUT: the meter, and the time in which it feeds the vehicle. validTo null: until further notice;
+    left out: the same for a new link, and no change for one that is there.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -116,39 +124,63 @@ async def links(database: Database, request: Request) -> Response:
 
 
 async def put_link(database: Database, request: Request) -> Response:
-    """Make a link, also before the first reading; put again, it gets another end. 409 names what is in the way."""
+    """Make a link, also before the first reading; put again, it gets the end that is given, if one is. 409 names what
+    is in the way.
+    """
     vehicle_id = device_id(request, "vehicleId")
-    link = _link(vehicle_id, await json_body(request))
-    await database.write(partial(_store, link))
-    return answer(link.as_json())
+    link, end_is_given = _link(vehicle_id, await json_body(request))
+    stored = await database.write(partial(_store, link, end_is_given))
+    return answer(stored.as_json())
 
 
-def _link(vehicle_id: str, body: object) -> Link:
+def _link(vehicle_id: str, body: object) -> tuple[Link, bool]:
+    """The link, and whether the body says anything of its end."""
     try:
         given = LinkBody.model_validate(body)
-        valid_from = datetime.fromisoformat(given.validFrom).astimezone(UTC)
-        valid_to = None if given.validTo is None else datetime.fromisoformat(given.validTo).astimezone(UTC)
     except ValidationError as error:
-        problems = [
-            Problem(".".join(str(part) for part in each["loc"])[:100], each["msg"])
-            for each in error.errors(include_url=False, include_context=False, include_input=False)
-        ]
-        raise InvalidBodyError("This is not a link: see errors.", *problems) from None
+        raise InvalidBodyError("This is not a link: see errors.", *_problems(error)) from None
+    valid_from = datetime.fromisoformat(given.validFrom).astimezone(UTC)
+    valid_to = None if given.validTo is None else datetime.fromisoformat(given.validTo).astimezone(UTC)
     if valid_to is not None and valid_to <= valid_from:
         raise InvalidBodyError("A link ends after it began.", Problem("validTo", "must be later than validFrom"))
-    return Link(vehicle_id, given.meterId, valid_from, valid_to)
+    return Link(vehicle_id, given.meterId, valid_from, valid_to), "validTo" in given.model_fields_set
 
 
-async def _store(link: Link, connection: AsyncConnection[TupleRow]) -> None:
+def _problems(error: ValidationError) -> Iterator[Problem]:
+    """Every wrong field, in the words that readings are refused with."""
+    for each in error.errors(include_url=False, include_context=False, include_input=False):
+        # A field's name may be the sender's invention, so it is cut and shown as plain ASCII.
+        field = ascii(".".join(str(part) for part in each["loc"])[:100]).strip("'\"")
+        match each["type"]:
+            case "model_type":
+                message = "a JSON object is expected"
+            case "missing":
+                message = "is missing"
+            case "extra_forbidden":
+                message = "is not a field of a link"
+            case "string_pattern_mismatch" if field == "meterId":
+                message = "1 to 100 characters of A-Z a-z 0-9 . _ : - are allowed"
+            case "string_pattern_mismatch":
+                message = "must be RFC 3339 with an offset, like 2026-01-31T14:00:00Z"
+            case _:
+                message = f"{each['msg'][0].lower()}{each['msg'][1:]}"
+        yield Problem(field, message)
+
+
+async def _store(link: Link, end_is_given: bool, connection: AsyncConnection[TupleRow]) -> Link:
+    """The link as it is stored then."""
+    values = {**vars(link), "end_is_given": end_is_given}
     for _ in range(ATTEMPTS_MAX):
         try:
             async with connection.transaction():
-                if (await connection.execute(CHANGE, vars(link))).rowcount == 0:
-                    await connection.execute(CLOSE, vars(link))
-                    await connection.execute(INSERT, vars(link))
-                return
+                changed = await (await connection.execute(CHANGE, values)).fetchone()
+                if changed is not None:
+                    return replace(link, valid_to=changed[0])
+                await connection.execute(CLOSE, values)
+                await connection.execute(INSERT, values)
+                return link
         except (ExclusionViolation, UniqueViolation):
-            row = await (await connection.execute(COLLISION, vars(link))).fetchone()
+            row = await (await connection.execute(COLLISION, values)).fetchone()
             if row is not None:
                 raise _conflict(link, Link(*row)) from None
         except (DeadlockDetected, SerializationFailure):
