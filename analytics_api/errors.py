@@ -14,6 +14,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from analytics_api.answers import json_response
 
@@ -128,9 +129,16 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
     if error.status_code == HTTPStatus.NOT_FOUND:
         message = "There is nothing at this address."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
+        headers["Allow"] = ", ".join(sorted({*headers["Allow"].split(", "), *_methods_of(request)}))
         message = f"{request.method} does not work here; use {headers['Allow']}."
     return json_response(error.status_code, failure_body(message), headers)
+
+
+def _methods_of(request: Request) -> set[str]:
+    """The methods of all routes of an address; Starlette names those of one."""
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    matching = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return {method for route in matching for method in route.methods or ()}
 
 
 async def _on_bug(_: Request, __: Exception) -> Response:
