@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, Route, sync_playwright
 
 from tests.api_process import prepared_database, running_api
-from tests.backends import Database
+from tests.backends import Broker, Database
 from tests.processes import WattlineProcess
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -34,8 +34,14 @@ def url(postgres_server: Database) -> Iterator[str]:
 
 
 @pytest.fixture
-def api(url: str, tmp_path: Path) -> Iterator[WattlineProcess]:
-    with running_api(tmp_path, url) as process:
+def api_settings() -> dict[str, str]:
+    """What a test sets beyond database and broker; it overrides this with `parametrize`."""
+    return {}
+
+
+@pytest.fixture
+def api(url: str, broker: Broker, api_settings: dict[str, str], tmp_path: Path) -> Iterator[WattlineProcess]:
+    with running_api(tmp_path, url, MQTT_URL=broker.url, **api_settings) as process:
         yield process
 
 
@@ -45,6 +51,7 @@ def visit(api: WattlineProcess) -> Iterator[Visit]:
     if program is None:
         pytest.skip("no Chromium on PATH; install chromium (Debian, Ubuntu: apt-get install chromium)")
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    # A browser for each test: while there is one, this thread has an event loop, and `asyncio.run` none.
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, headless=True, args=arguments)
         visit = Visit(browser.new_page())

@@ -1,0 +1,145 @@
+"""The live page in a real browser: it shows what the API says, as it changes, and asks nobody else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from tests.api_process import MeterRow, VehicleRow, store
+from tests.backends import Broker
+from tests.browser.conftest import Visit
+from tests.processes import WattlineProcess
+
+PATIENCE_MS = 15_000
+TOKEN = "a-token-for-reading"
+
+
+def store_pair(url: str, number: int, ac_kwh: float, dc_kwh: float, voltage: float = 230.0) -> None:
+    """A reading of a vehicle and one of its meter."""
+    now = datetime.now(UTC)
+    meter = MeterRow(f"METER-{number:03}", now, ac_kwh, voltage)
+    store(url, [meter], [VehicleRow(f"VEH-{number:03}", now, dc_kwh)])
+
+
+def test_a_posted_reading_appears_on_the_page(
+    api: WattlineProcess, url: str, broker: Broker, visit: Visit, start_wattline: Callable[..., WattlineProcess]
+) -> None:
+    start_wattline("ingest", DATABASE_URL=url, MQTT_URL=broker.url).wait_ready()
+
+    def post(voltage: float) -> None:
+        reading = {"meterId": "METER-001", "kwhConsumedAc": 0.2, "voltage": voltage}
+        answer = httpx.post(
+            f"{api.http_url}/v1/telemetry/meter", json={**reading, "timestamp": datetime.now(UTC).isoformat()}
+        )
+        assert answer.status_code == 202, answer.text
+
+    post(231.0)
+    visit.page.goto(f"{api.http_url}/?vehicle=&meter=METER-001")
+    voltage = visit.page.locator("#meter [data-field=voltage]")
+    expect(voltage).to_have_text("231.0 V", timeout=PATIENCE_MS)
+    expect(visit.page.locator("#connection-text")).to_have_text("Live", timeout=PATIENCE_MS)
+    post(228.5)
+    expect(voltage).to_have_text("228.5 V", timeout=PATIENCE_MS)
+    expect(visit.page.locator("#changed-list li").first).to_contain_text("228.5 V · 0.2000 kWh")
+    assert not visit.elsewhere
+    assert not visit.complaints
+
+
+def test_the_fleet_is_counted_and_its_worst_vehicle_can_be_chosen(api: WattlineProcess, url: str, visit: Visit) -> None:
+    store_pair(url, 1, 1.0, 0.9, 231.0)
+    store_pair(url, 2, 1.0, 0.8)
+    store_pair(url, 3, 1.0, 0.5, 229.5)
+    page = visit.page
+    page.goto(api.http_url)
+    for field, text in (
+        ("meters", "3"), ("vehicles", "3"), ("silent", "0"), ("efficiency", "73.33 %"),
+        ("healthy", "1"), ("warning", "1"), ("critical", "1"), ("unknown", "0"),
+    ):  # fmt: skip
+        expect(page.locator(f"#fleet [data-field={field}]")).to_have_text(text, timeout=PATIENCE_MS)
+    expect(page.locator("#worst-list .id")).to_have_text(["VEH-003", "VEH-002", "VEH-001"], timeout=PATIENCE_MS)
+    page.locator("#worst-list button").first.click()
+    expect(page.locator("#vehicle [data-field=id]")).to_have_text("VEH-003")
+    expect(page.locator("#health [data-field=health]")).to_have_text("CRITICAL", timeout=PATIENCE_MS)
+    # Its meter is found by its name.
+    expect(page.locator("#meter [data-field=voltage]")).to_have_text("229.5 V", timeout=PATIENCE_MS)
+    store_pair(url, 4, 1.0, 0.9)
+    expect(page.locator("#fleet [data-field=vehicles]")).to_have_text("4", timeout=PATIENCE_MS)
+    assert not visit.elsewhere
+    assert not visit.complaints
+
+
+@pytest.mark.parametrize("api_settings", [{"API_READ_TOKENS": TOKEN}])
+def test_the_page_asks_for_a_token_and_keeps_it_for_this_tab_alone(
+    api: WattlineProcess, url: str, visit: Visit
+) -> None:
+    store_pair(url, 1, 1.0, 0.9, 231.0)
+    page = visit.page
+    page.goto(api.http_url)
+    field, why = page.locator("#token"), page.locator("#token-why")
+    expect(why).to_have_text(re.compile("A token for reading is needed"), timeout=PATIENCE_MS)
+    field.fill("a-wrong-one")
+    field.press("Enter")
+    expect(why).to_have_text("This token does not allow reading.", timeout=PATIENCE_MS)
+    expect(field).to_be_visible()
+    field.fill(TOKEN)
+    field.press("Enter")
+    expect(page.locator("#meter [data-field=voltage]")).to_have_text("231.0 V", timeout=PATIENCE_MS)
+    expect(page.locator("#connection-text")).to_have_text("Live", timeout=PATIENCE_MS)
+    expect(page.locator("#worst-list .id")).to_have_text(["VEH-001"], timeout=PATIENCE_MS)
+    expect(field).to_be_hidden()
+    assert TOKEN not in page.content() + page.url
+    assert page.evaluate("[Object.values(sessionStorage), localStorage.length, document.cookie]") == [[TOKEN], 0, ""]
+    assert not visit.elsewhere
+    assert not [complaint for complaint in visit.complaints if "401 (Unauthorized)" not in complaint]
+
+
+def test_a_lost_server_is_told_in_words_and_found_again(api: WattlineProcess, url: str, visit: Visit) -> None:
+    store_pair(url, 1, 1.0, 0.9, 231.0)
+    page = visit.page
+    page.goto(api.http_url)
+    connection, voltage = page.locator("#connection-text"), page.locator("#meter [data-field=voltage]")
+    expect(connection).to_have_text("Live", timeout=PATIENCE_MS)
+    expect(voltage).to_have_text("231.0 V", timeout=PATIENCE_MS)
+    api.kill()
+    expect(connection).to_have_text(re.compile(r"Trying again in \d+ s\."), timeout=PATIENCE_MS)
+    expect(voltage).to_have_text("231.0 V")  # what was there stays, faded
+    store_pair(url, 1, 1.0, 0.9, 227.0)
+    api.start()
+    expect(connection).to_have_text("Live", timeout=PATIENCE_MS)
+    expect(voltage).to_have_text("227.0 V", timeout=PATIENCE_MS)
+    assert not visit.elsewhere
+
+
+def test_what_comes_from_outside_is_text(api: WattlineProcess, visit: Visit) -> None:
+    page = visit.page
+    page.goto(f"{api.http_url}/?vehicle=%3Cimg%20src%3Dx%3E&meter=%3Cb%3Ehere")
+    expect(page.locator("#vehicle [data-field=id]")).to_have_text("<img src=x>")
+    expect(page.locator("#meter [data-field=problem]")).to_have_text(re.compile("meterId"), timeout=PATIENCE_MS)
+    assert page.locator("main img, main b").count() == 0
+
+
+def test_events_are_whole_however_they_come(api: WattlineProcess, visit: Visit) -> None:
+    visit.page.goto(f"{api.http_url}/?vehicle=&meter=")
+    text = (
+        'retry: 500\n\n: still here\n\nevent: fleet\nid: 1\ndata: {"a":\ndata: 1}\n\n'
+        "data:two\n\nevent: none\n\ndata: 3\n\n: end\n\n:"
+    )
+    events = [("fleet", '{"a":\n1}'), ("message", "two"), ("message", "3")]
+    for line_end in ("\n", "\r\n", "\r"):
+        sent = text.replace("\n", line_end)
+        for size in (1, 2, 3, 7, len(sent)):
+            heard = visit.page.evaluate(
+                """async (pieces) => {
+                    const { EventParser } = await import("/static/events.js");
+                    const parser = new EventParser();
+                    return [pieces.flatMap((piece) => parser.push(piece)), parser.retryMs];
+                }""",
+                [sent[start : start + size] for start in range(0, len(sent), size)],
+            )
+            assert heard == [[{"name": name, "data": data} for name, data in events], 500], (line_end, size)
+    assert not visit.complaints
