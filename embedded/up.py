@@ -180,6 +180,7 @@ class _Run:
         psql = shutil.which("psql") or postgres_programs(account_for(self._postgres.data)).psql
         lines = (
             ("web page", f"{web}/"),
+            ("questions", f"{web}/api"),
             ("a vehicle", f"curl {web}/v1/analytics/performance/VEH-001"),
             ("a meter", f"curl {web}/v1/telemetry/meter/METER-001/status"),
             ("metrics", f"http://{LOOPBACK}:{self._metrics_port}/metrics"),
