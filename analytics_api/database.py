@@ -43,6 +43,7 @@ RECONNECT_SECONDS = 2.0
 
 COMPLAINT_SECONDS = 10.0  # between two log lines about queries that fail
 
+_STATEMENT_TIMEOUT = "SELECT set_config('statement_timeout', %s, true)"
 API_ROLE = "wattline_api"
 # No row where there is no such role (yet), or we may not become it.
 _BECOME_API_ROLE = """
@@ -142,13 +143,19 @@ class Database:
 
     async def rows(self, query: LiteralString, parameters: Mapping[str, object]) -> list[TupleRow]:
         """All rows that a reading query answers; the caller bounds their number. Raises as `row` does."""
+        return await self._asked(lambda connection: _fetched_all(connection, query, parameters))
+
+    async def rows_in_time(
+        self, query: LiteralString, parameters: Mapping[str, object], seconds_max: float
+    ) -> list[TupleRow]:
+        """The same for a query that nobody waits for, so that it may take `seconds_max`."""
 
         async def ask(connection: Connection) -> list[TupleRow]:
-            # Binary is quicker to read, and doubles come exactly as they are.
-            cursor = await connection.cursor(binary=True).execute(query, parameters)
-            return await cursor.fetchall()
+            async with connection.transaction():
+                await connection.execute(_STATEMENT_TIMEOUT, [f"{seconds_max * 1000:.0f}ms"])
+                return await _fetched_all(connection, query, parameters)
 
-        return await self._asked(ask)
+        return await self._asked(ask, seconds_max)
 
     async def write(self, work: Callable[[AsyncConnection[TupleRow]], Awaitable[T]]) -> T:
         """The result of `work`, one transaction. It may run more than once (a dead connection is replaced), and an
@@ -217,16 +224,16 @@ class Database:
         finally:
             await self._pool.putconn(connection)
 
-    async def _asked(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _asked(self, work: Callable[[Connection], Awaitable[T]], seconds_max: float = ANSWER_SECONDS_MAX) -> T:
         """What `work` finds out on a connection that lives."""
-        return await self._retried(partial(self._asked_once, work))
+        return await self._retried(partial(self._asked_once, work), seconds_max)
 
-    async def _retried(self, attempt: Callable[[float], Awaitable[T]]) -> T:
+    async def _retried(self, attempt: Callable[[float], Awaitable[T]], seconds_max: float = ANSWER_SECONDS_MAX) -> T:
         """What `attempt` makes of a connection until its deadline.
 
         A connection that turns out to be dead (the server was restarted) is replaced and the attempt made again.
         """
-        deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS_MAX
+        deadline = asyncio.get_running_loop().time() + seconds_max
         for _ in range(CONNECTIONS_MAX + 1):  # each may be dead once
             try:
                 return await attempt(deadline)
@@ -304,6 +311,14 @@ class Database:
         if isinstance(error, _SCHEMA_MISSING):
             return UnavailableError("The database schema is not ready; `wattline migrate` makes it so.")
         return UnavailableError("The database could not answer; it has been logged.")
+
+
+async def _fetched_all(
+    connection: Connection, query: LiteralString, parameters: Mapping[str, object]
+) -> list[TupleRow]:
+    # Binary is quicker to read, and doubles come exactly as they are.
+    cursor = await connection.cursor(binary=True).execute(query, parameters)
+    return await cursor.fetchall()
 
 
 def _has_ended(error: psycopg.Error) -> bool:

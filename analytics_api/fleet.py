@@ -24,7 +24,7 @@ from starlette.routing import BaseRoute, Route
 from analytics_api import parameters
 from analytics_api.answers import answer, json_response, number, timestamp
 from analytics_api.cursors import from_microseconds, microseconds, read_cursor, write_cursor
-from analytics_api.database import Database
+from analytics_api.database import ANSWER_SECONDS_MAX, Database
 from analytics_api.errors import InvalidParameterError, UnavailableError
 from analytics_api.fleet_figures import FleetPeriod, VehicleFigures, fleet_figures
 from analytics_api.meters import MeterConvention
@@ -64,6 +64,8 @@ class Fleet:
     vehicles: list[VehicleFigures]
     summary: dict[str, object]
     computed_at: float
+    is_latest: bool
+    """Asked for as the latest, not for a page of long ago."""
 
 
 class Fleets:
@@ -78,7 +80,7 @@ class Fleets:
     async def latest(self, hours: int) -> Fleet:
         """The fleet until now, or until at most CACHE_SECONDS ago. Raises UnavailableError."""
         for fleet in reversed(self._kept.values()):
-            if fleet.period.hours == hours and self._is_fresh(fleet) and self._is_recent(fleet):
+            if fleet.period.hours == hours and fleet.is_latest and self._is_fresh(fleet):
                 return fleet
         return await self._computed(hours, None)
 
@@ -94,15 +96,22 @@ class Fleets:
         if task is None:
             if len(self._computing) >= COMPUTED_AT_ONCE_MAX:
                 raise UnavailableError("The fleet is being computed for other periods; repeat the request.")
-            task = asyncio.create_task(self._compute(FleetPeriod(hours, end or datetime.now(UTC))), name="fleet")
+            period = FleetPeriod(hours, end or datetime.now(UTC))
+            task = asyncio.create_task(self._compute(period, is_latest=end is None), name="fleet")
             self._computing[hours, end] = task
-            task.add_done_callback(lambda _: self._computing.pop((hours, end)))
-        return await asyncio.shield(task)  # whoever leaves does not end it for the others
+            task.add_done_callback(lambda done: self._ended(done, (hours, end)))
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS_MAX):
+                return await asyncio.shield(task)  # whoever leaves does not end it for the others
+        except TimeoutError:
+            raise UnavailableError(
+                f"The fleet over {hours} hours is still being computed; repeat the request."
+            ) from None
 
-    async def _compute(self, period: FleetPeriod) -> Fleet:
+    async def _compute(self, period: FleetPeriod, *, is_latest: bool) -> Fleet:
         rows = await fleet_figures(self._database, self._convention, period)
         vehicles, summary = await asyncio.to_thread(_judged, period, rows)
-        fleet = Fleet(period, vehicles, summary, asyncio.get_running_loop().time())
+        fleet = Fleet(period, vehicles, summary, asyncio.get_running_loop().time(), is_latest)
         self._kept.pop(period, None)
         self._kept[period] = fleet
         while len(self._kept) > FLEETS_KEPT_MAX:
@@ -112,9 +121,10 @@ class Fleets:
     def _is_fresh(self, fleet: Fleet) -> bool:
         return asyncio.get_running_loop().time() - fleet.computed_at < CACHE_SECONDS
 
-    def _is_recent(self, fleet: Fleet) -> bool:
-        """False for one computed just now for a page of long ago."""
-        return (datetime.now(UTC) - fleet.period.end).total_seconds() < 2 * CACHE_SECONDS
+    def _ended(self, task: asyncio.Task[Fleet], key: tuple[int, datetime | None]) -> None:
+        self._computing.pop(key)
+        if not task.cancelled():
+            task.exception()  # where everybody has left, it is nobody's
 
 
 def routes(database: Database, convention: MeterConvention | None) -> list[BaseRoute]:
