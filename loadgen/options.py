@@ -1,0 +1,123 @@
+"""The options of `wattline loadgen`: their names, their words, the limits of each. What makes no sense only together
+with another option is `command`'s to refuse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+
+DEVICES_MAX = 1_000_000
+CONNECTIONS_MAX = 100_000
+# Below this an energy is a handful of mWh, and the ratio of two roundings says nothing; for more messages take more
+# devices.
+INTERVAL_SECONDS_MIN = 0.1
+INTERVAL_SECONDS = 5.0
+RATE_MAX = 1_000_000.0
+MESSAGES_MAX = 10_000_000_000
+HOURS_MAX = 24 * 366.0
+INTERVAL_SECONDS_MAX = 86_400.0
+DURATION_SECONDS_MAX = 366 * 86_400.0
+# With the ids' own words and numbers this stays within the contract's 100 characters.
+PREFIX_PATTERN = re.compile(r"[A-Za-z0-9._:-]{0,80}")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = (
+        "The broker and the database are those of the settings (MQTT_URL, DATABASE_URL), else of the `wattline up` "
+        "that runs in this folder. One run at a time per prefix. Exit status: 0 ok, 1 failed (no answer to "
+        "something that was sent, or --verify found something), 2 bad usage."
+    )
+    count = _number(int, 0, DEVICES_MAX)
+    add = parser.add_argument
+    add("--meters", type=count, default=100, metavar="N", help="simulated meters (default %(default)s)")
+    add("--vehicles", type=count, default=100, metavar="N", help="simulated vehicles (default %(default)s)")
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument(
+        "--interval",
+        type=_number(float, INTERVAL_SECONDS_MIN, INTERVAL_SECONDS_MAX),
+        metavar="SECONDS",
+        help=f"a fleet: time between two readings of a device (default {INTERVAL_SECONDS:g})",
+    )
+    pace.add_argument(
+        "--rate",
+        type=_number(float, 0.1, RATE_MAX),
+        metavar="R",
+        help="open loop: R readings a second, whatever the broker does; latency counts from when each was due",
+    )
+    pace.add_argument(
+        "--max", action="store_true", help="closed loop: as fast as the broker acknowledges what is under way"
+    )
+    add(
+        "--messages",
+        type=_number(int, 1, MESSAGES_MAX),
+        metavar="N",
+        help="end after N readings (with --rate or --max)",
+    )
+    add(
+        "--hours",
+        type=_number(float, 1 / 60, HOURS_MAX),
+        metavar="H",
+        help="backfill: readings of the past H hours, one a minute and device, oldest first (as --max, or at --rate)",
+    )
+    share = _number(float, 0, 1)
+    add("--duplicates", type=share, default=0.0, metavar="SHARE", help="share of the readings sent twice (0 to 1)")
+    add("--late", type=share, default=0.0, metavar="SHARE", help="share with a timestamp of an hour before")
+    add("--malformed", type=share, default=0.0, metavar="SHARE", help="share of messages that must be refused")
+    add("--mqtt-version", choices=("3.1.1", "5"), default="5", help="what the devices speak (default %(default)s)")
+    add("--qos", type=int, choices=(0, 1), default=1, help="0: nothing is acknowledged (default %(default)s)")
+    add("--latency", action="store_true", help="measure publish → committed in the tables, too; --verify does anyway")
+    add("--json", action="store_true", help="the report as one JSON object on stdout")
+    add(
+        "--duration",
+        type=_number(float, 0.1, DURATION_SECONDS_MAX),
+        metavar="SECONDS",
+        help="how long to publish (default: until Ctrl-C)",
+    )
+    add(
+        "--prefix",
+        type=_prefix,
+        default="LOAD",
+        help="what device ids begin with: PREFIX-METER-001, PREFIX-VEH-001; '' = METER-001 (default %(default)s)",
+    )
+    add("--verify", action="store_true", help="at the end, compare every acknowledged reading with the tables")
+    add(
+        "--verify-timeout",
+        type=_number(float, 0, DURATION_SECONDS_MAX),
+        default=60.0,
+        metavar="SECONDS",
+        help="how long --verify waits for the last readings to be stored (default %(default)g)",
+    )
+    add(
+        "--connections",
+        type=_number(int, 1, CONNECTIONS_MAX),
+        default=4,
+        metavar="N",
+        help="connections to the broker that the devices share (default %(default)s)",
+    )
+    add("--seed", type=int, default=1, metavar="N", help="the same seed simulates the same fleet (default %(default)s)")
+
+
+def _number(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:
+    """A type for argparse: a number within limits."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            whole = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {whole} from {least:g} to {most:,.0f}")
+        return value
+
+    return parse
+
+
+def _prefix(text: str) -> str:
+    if not PREFIX_PATTERN.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} has other characters than A-Z a-z 0-9 . _ : - or is over 80 long")
+    return text
