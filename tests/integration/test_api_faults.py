@@ -148,3 +148,15 @@ def proxy_is_asked(process: WattlineProcess) -> bool:
     """All connections of the pool are in use."""
     text = httpx.get(f"{process.http_url}/metrics").text
     return "wattline_api_pool_connections_idle 0.0" in text
+
+
+def test_a_fleet_that_takes_long_is_computed_to_its_end(behind_proxy: tuple[WattlineProcess, TcpProxy, str]) -> None:
+    """Whoever asks is told to come back within the promised time, and finds it computed."""
+    process, _, url = behind_proxy
+    with psycopg.connect(url) as connection:
+        connection.execute("LOCK TABLE vehicle_hourly IN ACCESS EXCLUSIVE MODE")
+        assert ask(process, "/v1/analytics/fleet?hours=744") == 503
+        assert ask(process, STATUS) == 200
+        computing = httpx.get(process.http_url + "/v1/analytics/fleet?hours=744", timeout=PROMISED_SECONDS + 5)
+        assert "still being computed" in computing.json()["message"]
+    wait_until(lambda: ask(process, "/v1/analytics/fleet?hours=744") == 200, 10, "the fleet is computed")
