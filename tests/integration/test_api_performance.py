@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 from collections.abc import Iterator
@@ -9,10 +10,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import psycopg
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from psycopg import sql
 
+from analytics_api.meters import MeterConvention
+from analytics_api.parameters import Window
+from analytics_api.performance import PERFORMANCE, performance_parameters
+from ingestor.database import connect
+from ingestor.schema.migrate import migrate
+from ingestor.schema.partitions import ensure_partitions
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
 
@@ -123,3 +132,90 @@ def test_a_vehicle_outside_the_convention_has_no_meter(served: Served) -> None:
     store(served.url, meters=[MeterRow("METER-5", at, 1.0)], vehicles=[VehicleRow("VEH-5", at, 0.9)])
     data = served.performance("VEH-5", 1)
     assert (data["totalAcConsumed"], data["totalDcDelivered"], data["healthStatus"]) == (0, 0.9, "UNKNOWN")
+
+
+def linked(served: Served, vehicle_id: str, *feeds: tuple[str, datetime, datetime | None]) -> None:
+    with psycopg.connect(served.url) as connection:
+        connection.cursor().executemany(
+            "INSERT INTO vehicle_meter_links VALUES (%s, %s, %s, %s)", [(vehicle_id, *feed) for feed in feeds]
+        )
+
+
+def test_a_meter_counts_while_it_feeds_the_vehicle(served: Served) -> None:
+    """[valid_from, valid_to), to the microsecond; the meter of the convention does not count beside links."""
+    us, first, second = timedelta(microseconds=1), END - timedelta(minutes=40), END - timedelta(minutes=20)
+    store(
+        served.url,
+        meters=[
+            *(MeterRow("L.1", at, kwh) for at, kwh in ((first - us, 1), (first, 2), (second - us, 4), (second, 8))),
+            *(MeterRow("L.2", at, kwh) for at, kwh in ((second - us, 16), (second, 32), (END - us, 64), (END, 128))),
+            MeterRow("BOX.linked", first, 256),
+        ],
+        vehicles=[VehicleRow("CAR.linked", first, 1.0)],
+    )
+    linked(served, "CAR.linked", ("L.1", first, second), ("L.2", second, None))
+    data = served.performance("CAR.linked", 1)
+    assert (data["totalAcConsumed"], data["readingsCount"]) == (2 + 4 + 32 + 64, {"vehicle": 1, "meter": 4})
+
+
+def test_links_outside_the_window_feed_nothing(served: Served) -> None:
+    start = END - timedelta(hours=1)
+    at = END - timedelta(minutes=30)
+    store(
+        served.url,
+        meters=[MeterRow(meter_id, at, 1.0) for meter_id in ("O.1", "O.2", "BOX.outside")],
+        vehicles=[VehicleRow("CAR.outside", at, 1.0)],
+    )
+    linked(served, "CAR.outside", ("O.1", start - timedelta(days=1), start), ("O.2", END, None))
+    data = served.performance("CAR.outside", 1)
+    assert (data["totalAcConsumed"], data["healthStatus"]) == (0, "UNKNOWN")
+
+
+def test_a_link_makes_a_meter_of_any_name_count(served: Served) -> None:
+    at = END - timedelta(hours=500)
+    store(served.url, meters=[MeterRow("any", at, 2.0)], vehicles=[VehicleRow("any", at, 1.8)])
+    linked(served, "any", ("any", at, at + timedelta(microseconds=1)))
+    data = served.performance("any", 744)
+    assert (data["totalAcConsumed"], data["efficiencyPercent"]) == (2, "90.00%")
+
+
+@pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("linked_days", [0, 3], ids=["convention", "links"])
+def test_the_plan_reads_the_indexes_of_the_days_in_the_window(database_url: str, plan: str, linked_days: int) -> None:
+    days = [END.replace(hour=0) - timedelta(days=number) for number in range(10)]
+
+    async def prepare() -> None:
+        async with await connect(database_url, autocommit=True) as connection:
+            await migrate(connection)
+            await ensure_partitions(connection, [day.date() for day in days])
+
+    asyncio.run(prepare())
+    moments = [day + timedelta(minutes=number) for day in days for number in range(60)]
+    devices = [str(number) for number in range(20)]
+    store(
+        database_url,
+        [MeterRow(f"BOX.{device}", at, 1.0) for at in moments for device in devices],
+        [VehicleRow(f"CAR.{device}", at, 0.9) for at in moments for device in devices],
+    )
+    period = Window(days[4], days[2])
+    values = performance_parameters(MeterConvention("CAR.", "BOX."), "CAR.1", period)
+    prepared = PERFORMANCE % {"vehicle_id": "$1", "meter_id": "$2", "start": "$3", "end": "$4"}
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for number in range(linked_days):
+            feed = ["CAR.1", f"BOX.{number}", days[4 - number], days[3 - number]]
+            connection.execute("INSERT INTO vehicle_meter_links VALUES (%s, %s, %s, %s)", feed)
+        connection.execute("VACUUM ANALYZE")
+        connection.execute(sql.SQL("SET plan_cache_mode = {}").format(sql.Identifier(plan)))
+        connection.execute(f"PREPARE performance (text, text, timestamptz, timestamptz) AS {prepared}".encode())
+        execute = sql.SQL("EXECUTE performance ({}, {}, {}, {})").format(
+            *(values[name] for name in ("vehicle_id", "meter_id", "start", "end"))
+        )
+        ((dc_kwh, _, _, ac_kwh, _),) = connection.execute(execute).fetchall()
+        lines = [line for (line,) in connection.execute(sql.SQL("EXPLAIN (ANALYZE, COSTS OFF) ") + execute).fetchall()]
+    assert (dc_kwh, ac_kwh) == (pytest.approx(0.9 * 120), 120)
+    assert any("$1" in line for line in lines) == (plan == "force_generic_plan")
+    executed = [line for line in lines if "_readings_history_" in line and "never executed" not in line]
+    assert executed
+    assert all("Index Only Scan" in line for line in executed), "\n".join(lines)
+    read = {day for day in days if any(f"{day:%Y%m%d}" in line or f"{day:%Y_%m_%d}" in line for line in executed)}
+    assert read == {days[3], days[4]}, "\n".join(lines)
