@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 import httpx
+import psycopg
 import pytest
 from playwright.sync_api import expect
 
 from tests.api_process import MeterRow, VehicleRow, store
-from tests.backends import Broker
+from tests.backends import Broker, Database
 from tests.browser.conftest import Visit
 from tests.processes import WattlineProcess
 
@@ -81,10 +83,10 @@ def test_the_page_asks_for_a_token_and_keeps_it_for_this_tab_alone(
     page = visit.page
     page.goto(api.http_url)
     field, why = page.locator("#token"), page.locator("#token-why")
-    expect(why).to_have_text(re.compile("A token for reading is needed"), timeout=PATIENCE_MS)
+    expect(why).to_have_text(re.compile("to whoever has a token"), timeout=PATIENCE_MS)
     field.fill("a-wrong-one")
     field.press("Enter")
-    expect(why).to_have_text("This token does not allow reading.", timeout=PATIENCE_MS)
+    expect(why).to_have_text(re.compile("This token does not allow reading"), timeout=PATIENCE_MS)
     expect(field).to_be_visible()
     field.fill(TOKEN)
     field.press("Enter")
@@ -113,6 +115,21 @@ def test_a_lost_server_is_told_in_words_and_found_again(api: WattlineProcess, ur
     expect(connection).to_have_text("Live", timeout=PATIENCE_MS)
     expect(voltage).to_have_text("227.0 V", timeout=PATIENCE_MS)
     assert not visit.elsewhere
+
+
+def test_a_database_that_is_away_is_told_in_words(
+    api: WattlineProcess, url: str, postgres_server: Database, visit: Visit
+) -> None:
+    page, name = visit.page, urlsplit(url).path[1:]
+    page.goto(f"{api.http_url}/?vehicle=&meter=")
+    connection = page.locator("#connection-text")
+    expect(connection).to_have_text("Live", timeout=PATIENCE_MS)
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as administrator:
+        administrator.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        administrator.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        expect(connection).to_have_text(re.compile(r"Waiting for it to return\.$"), timeout=PATIENCE_MS)
+        administrator.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+    expect(connection).to_have_text("Live", timeout=PATIENCE_MS)
 
 
 def test_what_comes_from_outside_is_text(api: WattlineProcess, visit: Visit) -> None:

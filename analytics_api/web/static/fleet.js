@@ -21,10 +21,7 @@ export function showEvent(data) {
 
 /** An answer about the fleet's figures. */
 export function showFigures(answer) {
-  if (!answer.data) {
-    setField(byId("fleet"), "problem", answer.problem ?? "");
-    return;
-  }
+  if (!answer.data) return; // the last figures stay
   const card = shown("fleet");
   setField(card, "efficiency", share(answer.data.fleetEfficiency));
   for (const health of ["healthy", "warning", "critical", "unknown"]) {

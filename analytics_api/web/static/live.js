@@ -90,21 +90,25 @@ async function askAbout(card, kind, path, signal) {
   return answer;
 }
 
-/** From now on until the page is hidden or other devices are chosen. */
+/** Asks about the chosen devices from now on, until others are chosen. */
 function followDevices() {
   chosen.abort();
   chosen = new AbortController();
   missed = true;
+  if (!document.hidden) repeat(PERFORMANCE_MS, chosen.signal, refreshDevices);
+}
+
+function showDevices() {
   for (const [kind, input] of Object.entries(inputs)) input.value = ids[kind];
   expect(ids);
   markChosen(ids.vehicle);
-  if (!document.hidden) repeat(PERFORMANCE_MS, chosen.signal, refreshDevices);
+  followDevices();
 }
 
 function choose(chosenIds) {
   ids = chosenIds;
   history.pushState(null, "", `?${new URLSearchParams(ids)}`);
-  followDevices();
+  showDevices();
 }
 
 /** The vehicle, with the meter that feeds it now: by its open link, else by its name, else the one that is shown. */
@@ -137,7 +141,7 @@ function followAll() {
 
 onRefusal((message) => {
   connection("away", "A token is needed");
-  setText(byId("token-why"), message);
+  setText(byId("token-why"), `${message} It is kept until this tab is closed.`);
   byId("token-form").hidden = false;
 });
 byId("token-form").addEventListener("submit", (event) => {
@@ -154,8 +158,9 @@ byId("devices").addEventListener("submit", (event) => {
 });
 addEventListener("popstate", () => {
   ids = idsOfAddress();
-  followDevices();
+  showDevices();
 });
 document.addEventListener("visibilitychange", followAll);
 setInterval(showAges, 1000);
+showDevices();
 followAll();

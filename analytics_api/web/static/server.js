@@ -60,7 +60,7 @@ async function fetchAllowed(path, signal, whole) {
     // It may have been refused with an older token than the one that is there now.
     if (!refused && token === sessionStorage.getItem(TOKEN)) {
       refused = true;
-      whenRefused(body.message);
+      whenRefused(token ? body.message : "Readings are shown here to whoever has a token.");
     }
   }
 }
