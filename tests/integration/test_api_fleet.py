@@ -207,7 +207,7 @@ async def link(connection: AsyncConnection[Row], vehicle: int, meter: int, us: i
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(story=st.lists(steps, min_size=2, max_size=8), linked=links, hours=st.integers(1, 5), limit=st.integers(1, 5))
 def test_the_figures_are_the_sums_of_the_rows(
     world: World,

@@ -190,17 +190,21 @@ def test_the_plan_reads_the_indexes_of_the_days_in_the_window(database_url: str,
             await ensure_partitions(connection, [day.date() for day in days])
 
     asyncio.run(prepare())
-    moments = [day + timedelta(minutes=number) for day in days for number in range(60)]
-    devices = [str(number) for number in range(20)]
-    store(
-        database_url,
-        [MeterRow(f"BOX.{device}", at, 1.0) for at in moments for device in devices],
-        [VehicleRow(f"CAR.{device}", at, 0.9) for at in moments for device in devices],
-    )
     period = Window(days[4], days[2])
     values = performance_parameters(MeterConvention("CAR.", "BOX."), "CAR.1", period)
     prepared = PERFORMANCE % {"vehicle_id": "$1", "meter_id": "$2", "start": "$3", "end": "$4"}
     with psycopg.connect(database_url, autocommit=True) as connection:
+        # 20 devices, each once a minute in the first hour of each day.
+        connection.execute(
+            "INSERT INTO meter_readings_history SELECT 'BOX.' || device, day + minute * interval '1 minute', 1, 230"
+            " FROM unnest(%s::timestamptz[]) AS day, generate_series(0, 59) minute, generate_series(0, 19) device",
+            [days],
+        )
+        connection.execute(
+            "INSERT INTO vehicle_readings_history SELECT replace(meter_id, 'BOX', 'CAR'), ts, 50, 0.9, 20"
+            " FROM meter_readings_history"
+        )
+        connection.execute("INSERT INTO vehicle_status VALUES ('CAR.1', 50, 0.9, 20, %(end)s, %(end)s)", {"end": END})
         for number in range(linked_days):
             feed = ["CAR.1", f"BOX.{number}", days[4 - number], days[3 - number]]
             connection.execute("INSERT INTO vehicle_meter_links VALUES (%s, %s, %s, %s)", feed)
