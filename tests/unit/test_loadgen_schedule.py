@@ -1,4 +1,4 @@
-"""The schedule: evenly spread, and no burst of old turns after a stall."""
+"""The three paces: evenly spread without a burst of old turns, due by a rate whatever happens, and due at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.schedule import Schedule
+from loadgen.schedule import ClosedLoop, OpenLoop, Schedule
 
 
 def test_a_round_is_spread_over_the_interval() -> None:
@@ -60,3 +60,27 @@ def test_who_is_in_time_or_early_leaves_nothing_out() -> None:
 
 def test_nothing_after_the_end_is_left_out() -> None:
     assert Schedule(10, 1.0, 3.0).left_out(25, 100.0) == 5
+
+
+def test_an_open_loop_is_due_by_its_rate_alone_and_leaves_nothing_out() -> None:
+    pace = OpenLoop(3, 200.0, None, None)
+    assert [pace.due(turn) for turn in (0, 1, 200, 1000)] == [0.0, 0.005, 1.0, 5.0]
+    assert [pace.point_of(turn) for turn in range(4)] == [0, 1, 2, 0]
+    assert pace.left_out(5, 1e6) == 0
+
+
+@pytest.mark.parametrize(
+    ("duration", "turns_max", "turns"),
+    [(None, None, None), (1.0, None, 10), (None, 7, 7), (1.0, 7, 7), (1.0, 70, 10), (0.3, None, 3), (0.01, None, 1)],
+)
+def test_an_open_loop_ends_by_what_comes_first(duration: float | None, turns_max: int | None, turns: int) -> None:
+    assert OpenLoop(3, 10.0, duration, turns_max).turns == turns
+
+
+def test_every_turn_of_a_closed_loop_is_due_at_once() -> None:
+    pace = ClosedLoop(3, 2.0, 1000)
+    assert {pace.due(turn) for turn in range(10)} == {0.0}
+    assert [pace.point_of(turn) for turn in range(4)] == [0, 1, 2, 0]
+    assert pace.left_out(999, 1e6) == 0
+    assert pace.turns == 1000
+    assert ClosedLoop(3, 2.0, None).turns is None
