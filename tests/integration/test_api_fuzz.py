@@ -72,10 +72,26 @@ moments = st.one_of(
     ),
     st.datetimes(timezones=st.just(UTC)).map(lambda moment: quote(moment.isoformat())),
 )
-values = st.one_of(numbers, moments, letters, percent, broken_percent, st.sampled_from(["asc", "desc", "efficiency"]))
-queries = st.lists(st.tuples(st.sampled_from(NAMES), values), max_size=4).map(
-    lambda pairs: "&".join(f"{name}={value}" for name, value in pairs)
+extremes = st.sampled_from(
+    [
+        "0001-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+23:59",
+        "0001-01-02T00:00:00Z",
+        "9999-12-31T23:59:59.999999Z",
+        "9999-12-31T23:59:59-23:59",
+        "2026-02-30T00:00:00Z",
+        "2026-13-01T00:00:00Z",
+        "2026-01-31T23:59:60Z",
+        "0000-01-01T00:00:00Z",
+    ]
 )
+values = st.one_of(numbers, moments, letters, percent, broken_percent, st.sampled_from(["asc", "desc", "efficiency"]))
+pairs = st.one_of(
+    st.tuples(st.sampled_from(["end", "from", "to"]), moments),
+    st.tuples(st.sampled_from(["hours", "limit", "staleSeconds"]), numbers),
+    st.tuples(st.sampled_from(NAMES), values),
+)
+queries = st.lists(pairs, max_size=3).map(lambda some: "&".join(f"{name}={value}" for name, value in some))
 segments = st.one_of(
     letters,
     percent,
@@ -227,6 +243,26 @@ def test_any_address(api: WattlineProcess, method: str, path: str, query: str, a
 def test_any_query(api: WattlineProcess, path: str, query: str, accept: str) -> None:
     head = f"GET {path}?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
     assert ask(api, "GET", head.encode("latin-1")) in {200, 400, 414}
+
+
+@EXACTLY
+@given(st.sampled_from(["end", "from", "to"]), extremes)
+def test_any_moment_in_a_query(api: WattlineProcess, name: str, moment: str) -> None:
+    path = "/v1/analytics/performance/VEH-1" if name == "end" else "/v1/telemetry/meter/METER-1/history"
+    head = f"GET {path}?{name}={quote(moment)} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    assert ask(api, "GET", head.encode()) in {200, 400}
+
+
+@EXACTLY
+@given(st.sampled_from(WRITES), extremes, extremes)
+def test_any_moment_in_a_body(api: WattlineProcess, route: tuple[str, str], moment: str, end: str) -> None:
+    method, path = route
+    reading = meter_reading("METER-1", NOW) if path.endswith("telemetry/meter") else vehicle_reading("VEH-1", NOW)
+    link = {"meterId": "METER-1", "validFrom": moment, "validTo": end}
+    body = json.dumps(link if method == "PUT" else {**reading, "timestamp": moment}).encode()
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    assert ask(api, method, request) in {200, 400, 409}
 
 
 @EXACTLY
