@@ -65,11 +65,11 @@ async def ingest_row_at_a_time(settings: Settings, count: int) -> None:
         session_expiry_seconds=settings.mqtt_session_expiry_seconds,
         receive_maximum=settings.max_inflight,
     )
-    waiting: deque[mqtt5.PublishPacket] = deque()
+    waiting: deque[tuple[Connection, mqtt5.PublishPacket]] = deque()
     arrived = asyncio.Event()
 
-    def take(_: Connection, packets: list[mqtt5.PublishPacket]) -> None:
-        waiting.extend(packets)
+    def take(connection: Connection, packets: list[mqtt5.PublishPacket]) -> None:
+        waiting.extend((connection, packet) for packet in packets)
         arrived.set()
 
     async with (
@@ -80,12 +80,13 @@ async def ingest_row_at_a_time(settings: Settings, count: int) -> None:
             while not waiting:
                 arrived.clear()
                 await arrived.wait()
-            packet = waiting.popleft()
+            connection, packet = waiting.popleft()
             batch = Batch()
             decoder.decode([packet], batch, time.time())
             await _store(database, batch)
-            if link.connection is not None and packet.packet_id is not None:
-                link.connection.acknowledge([packet.packet_id])
+            if packet.packet_id is not None:
+                # On the connection that it came on: a resumed session delivers before the link calls itself connected.
+                connection.acknowledge([packet.packet_id])
         if link.connection is not None:
             # The broker answers in order, so it has taken the acknowledgements: none of these messages comes again.
             await link.connection.unsubscribe(ALL_TELEMETRY)
