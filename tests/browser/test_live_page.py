@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,6 +17,7 @@ from tests.api_process import MeterRow, VehicleRow, store
 from tests.backends import Broker, Database
 from tests.browser.conftest import Visit
 from tests.processes import WattlineProcess
+from tests.waiting import wait_until
 
 PATIENCE_MS = 15_000
 TOKEN = "a-token-for-reading"
@@ -41,6 +43,9 @@ def test_a_posted_reading_appears_on_the_page(
         assert answer.status_code == 202, answer.text
 
     post(231.0)
+    # Accepted is not stored yet, and a browser complains about a 404.
+    status = f"{api.http_url}/v1/telemetry/meter/METER-001/status"
+    wait_until(lambda: httpx.get(status).status_code == HTTPStatus.OK, 10, "the first reading is stored")
     visit.page.goto(f"{api.http_url}/?vehicle=&meter=METER-001")
     voltage = visit.page.locator("#meter [data-field=voltage]")
     expect(voltage).to_have_text("231.0 V", timeout=PATIENCE_MS)
