@@ -10,6 +10,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY wattline wattline
 COPY config config
 COPY telemetry telemetry
+COPY mqtt mqtt
 COPY ingestor ingestor
 COPY analytics_api analytics_api
 COPY loadgen loadgen

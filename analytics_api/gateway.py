@@ -28,8 +28,8 @@ from analytics_api.answers import json_response, timestamp
 from analytics_api.bodies import json_body
 from analytics_api.errors import InvalidBodyError, Problem, UnavailableError
 from config.settings import Settings
-from telemetry.errors import LinkError, LinkRefused
-from telemetry.mqtt import Link, LinkOptions
+from mqtt.errors import LinkError, LinkRefused
+from mqtt.link import Link, LinkOptions
 from telemetry.readings import METER, READINGS_PER_ARRAY_MAX, VEHICLE, ReadingWindow, problems_of, timestamp_us
 from telemetry.topics import Kind, topic_of
 

@@ -17,12 +17,12 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from telemetry.connection import Connection, OnPublish
-from telemetry.mqtt import LinkOptions
+from mqtt.connection import Connection, OnPublish
+from mqtt.link import LinkOptions
 
 
 class PahoLink:
-    """Stands where `telemetry.mqtt.Link` does in the ingestor, and for its connection as well."""
+    """Stands where `mqtt.link.Link` does in the ingestor, and for its connection as well."""
 
     def __init__(
         self,

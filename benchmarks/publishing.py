@@ -22,8 +22,8 @@ from benchmarks.messages import Plan
 from benchmarks.servers import Servers
 from config.settings import Settings, load_settings
 from embedded.child import Child
-from telemetry.mqtt import Link, LinkOptions
-from telemetry.packets import PacketStream
+from mqtt.link import Link, LinkOptions
+from mqtt.packets import PacketStream
 from telemetry.topics import ALL_TELEMETRY
 
 CHUNK = 500  # 80 KB: one write

@@ -20,7 +20,7 @@ from config.settings import Settings
 from ingestor.batch import Batch, Row
 from ingestor.database import connect
 from ingestor.decode import Decoder, KeepLimit
-from telemetry.mqtt import Connection, Link, LinkOptions
+from mqtt.link import Connection, Link, LinkOptions
 from telemetry.topics import ALL_TELEMETRY
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -23,31 +21,12 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from config.broker import BrokerAddress, broker_address
+from config.errors import SettingsError
 from config.running import settings_of_running
 
 _TOKEN = re.compile(r"[!-+\--~]+")  # visible ASCII but the comma
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
-
-
-class SettingsError(Exception):
-    """A setting is wrong; the message is one line for the person who set it, and holds no secret."""
-
-
-class BrokerAddress(BaseModel):
-    """Where the broker is and who we are to it, from MQTT_URL."""
-
-    model_config = ConfigDict(frozen=True)
-
-    host: str
-    port: int
-    tls: bool
-    username: str | None
-    password: SecretStr | None
-
-    def __str__(self) -> str:
-        """`mqtt://host:port`: for logs, without user and password."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
 
 
 class Settings(BaseSettings):
@@ -168,7 +147,7 @@ class Settings(BaseSettings):
     @field_validator("mqtt_url")
     @classmethod
     def _broker_url(cls, value: SecretStr) -> SecretStr:
-        _parse_broker_url(value.get_secret_value())
+        broker_address(value.get_secret_value())
         return value
 
     @field_validator("database_url")
@@ -224,7 +203,7 @@ class Settings(BaseSettings):
     @property
     def broker(self) -> BrokerAddress:
         """MQTT_URL, taken apart."""
-        return _parse_broker_url(self.mqtt_url.get_secret_value())
+        return broker_address(self.mqtt_url.get_secret_value())
 
     @property
     def database_conninfo(self) -> str:
@@ -308,30 +287,3 @@ def _listed(text: str) -> list[str]:
 
 def _encoded(tokens: SecretStr | None) -> tuple[bytes, ...] | None:
     return None if tokens is None else tuple(token.encode() for token in _listed(tokens.get_secret_value()))
-
-
-def _parse_broker_url(url: str) -> BrokerAddress:
-    """Raises ValueError with a text that does not repeat the URL, which may hold a password."""
-    expected = "expected mqtt[s]://user:pass@host:port"
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # its text quotes a part of the URL
-        raise ValueError(f"{expected}; write [ in a password as %5B, ] as %5D") from None
-    if parts.scheme not in ("mqtt", "mqtts"):
-        raise ValueError(f"{expected}; its scheme is neither mqtt nor mqtts")
-    try:
-        port = parts.port
-    except ValueError:
-        port = 0
-    if port == 0:
-        raise ValueError(f"{expected}; its port is not a number from 1 to 65535")
-    if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError(f"{expected}, and nothing after the port")
-    tls = parts.scheme == "mqtts"
-    return BrokerAddress(
-        host=parts.hostname,
-        port=port or (8883 if tls else 1883),
-        tls=tls,
-        username=unquote(parts.username) if parts.username is not None else None,
-        password=SecretStr(unquote(parts.password)) if parts.password is not None else None,
-    )

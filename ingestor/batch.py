@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Literal, TypeVar
 
-from telemetry.connection import Connection
+from mqtt.connection import Connection
 from telemetry.readings import ReasonCode
 
 MeterRow = tuple[str, int, float, float]

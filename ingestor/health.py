@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from config.settings import SettingsError
+from config.errors import SettingsError
 
 
 class _Server(uvicorn.Server):

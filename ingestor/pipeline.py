@@ -23,7 +23,7 @@ from ingestor.decode import Decoder
 from ingestor.failures import FailureKind, failure_kind
 from ingestor.metrics import IngestMetrics
 from ingestor.sink import Outcome, Sink
-from telemetry.connection import Connection
+from mqtt.connection import Connection
 
 logger = logging.getLogger(__name__)
 

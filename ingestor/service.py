@@ -29,8 +29,8 @@ from ingestor.schema.migrate import MigrationError, migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
 from ingestor.sink import Sink
 from ingestor.subscription import forget_filters, remember_filter
-from telemetry.errors import LinkRefused
-from telemetry.mqtt import Link, LinkOptions
+from mqtt.errors import LinkRefused
+from mqtt.link import Link, LinkOptions
 from telemetry.topics import subscription_filter
 
 logger = logging.getLogger(__name__)

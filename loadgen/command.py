@@ -29,7 +29,7 @@ from loadgen.source import BACKFILL_SECONDS
 from loadgen.stored import Tables
 from loadgen.stream import LATE_SECONDS, Faults
 from loadgen.verify import VerifyError, check_nothing_there, check_tables, verify
-from telemetry.errors import LinkError
+from mqtt.errors import LinkError
 
 __all__ = ["configure", "run"]
 

@@ -18,10 +18,10 @@ from config.settings import Settings
 from loadgen.mqtt311 import Connection311
 from loadgen.publisher import Lane, Outlet
 from loadgen.stream import Message
-from telemetry.connection import Connection
-from telemetry.errors import LinkError, LinkLost, LinkRefused
-from telemetry.options import LinkOptions
-from telemetry.outbox import Outbox
+from mqtt.connection import Connection
+from mqtt.errors import LinkError, LinkLost, LinkRefused
+from mqtt.options import LinkOptions
+from mqtt.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 

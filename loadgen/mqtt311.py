@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Final, Self, cast
 
 from loadgen.stream import Message
-from telemetry.answers import PACKET_IDS
-from telemetry.errors import LinkError, LinkLost, LinkRefused, PublishRefused, lost, unreachable
-from telemetry.options import LinkOptions
+from mqtt.errors import LinkError, LinkLost, LinkRefused, PublishRefused, lost, unreachable
+from mqtt.options import LinkOptions
+from mqtt.packet_ids import PACKET_IDS
 
 CONNECT, CONNACK, PUBLISH, PUBACK, PINGREQ, PINGRESP, DISCONNECT = 0x10, 0x20, 0x30, 0x40, 0xC0, 0xD0, 0xE0
 QOS_1: Final = 0x02

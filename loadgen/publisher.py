@@ -17,7 +17,7 @@ from loadgen.counts import Counts
 from loadgen.histogram import Histogram
 from loadgen.record import ACKNOWLEDGED
 from loadgen.stream import READING, REFUSABLE, Message
-from telemetry.errors import PublishRefused
+from mqtt.errors import PublishRefused
 
 # Publishes under way on all connections together: at a round trip of 50 ms still 40,000 a second, and few enough that a
 # broker whose own window is smaller is not flooded.
@@ -30,7 +30,7 @@ WAITING_ALL_MAX = 20_000
 
 
 class Outlet(Protocol):
-    """An open connection that takes messages by the batch: `telemetry.outbox.Outbox`, or `mqtt311.Connection311`."""
+    """An open connection that takes messages by the batch: `mqtt.outbox.Outbox`, or `mqtt311.Connection311`."""
 
     @property
     def room(self) -> int: ...

@@ -29,7 +29,7 @@ from loadgen.schedule import ClosedLoop, OpenLoop, Pace, Schedule
 from loadgen.source import Backfill, FleetSource, RateSource, Source
 from loadgen.stream import Faults, Stream
 from loadgen.templates import Templates
-from telemetry.errors import LinkError
+from mqtt.errors import LinkError
 
 logger = logging.getLogger(__name__)
 

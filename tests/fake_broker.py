@@ -17,9 +17,9 @@ from typing import Any, Self, TypeVar
 import mqtt5
 import pytest
 
-from config.settings import BrokerAddress
-from telemetry.connection import Connection, OnPublish
-from telemetry.options import LinkOptions
+from config.broker import BrokerAddress
+from mqtt.connection import Connection, OnPublish
+from mqtt.options import LinkOptions
 
 DEADLINE_SECONDS = 5.0
 P = TypeVar("P")

@@ -11,7 +11,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from config.settings import SettingsError
+from config.errors import SettingsError
 
 COMMANDS = {
     "up": (

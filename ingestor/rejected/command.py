@@ -22,8 +22,8 @@ from ingestor.database import connect, explain
 from ingestor.rejected.listing import SHOWN_BYTES, as_json, as_text
 from ingestor.rejected.quarantine import Choice, newest
 from ingestor.rejected.replay import Outcome, rehearse, replay
-from telemetry.errors import LinkError
-from telemetry.mqtt import Link, LinkOptions
+from mqtt.errors import LinkError
+from mqtt.link import Link, LinkOptions
 from telemetry.readings import ReasonCode
 
 OK, FAILED = 0, 1

@@ -14,8 +14,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from ingestor.rejected.quarantine import Choice, Refused, chosen, mark_replayed
-from telemetry.errors import LinkError, LinkLost
-from telemetry.mqtt import Link
+from mqtt.errors import LinkError, LinkLost
+from mqtt.link import Link
 
 
 @dataclass

@@ -16,9 +16,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from config.settings import load_settings
-from telemetry.connection import Connection
-from telemetry.errors import LinkLost, LinkRefused, PublishRefused
-from telemetry.mqtt import Link, LinkOptions
+from mqtt.connection import Connection
+from mqtt.errors import LinkLost, LinkRefused, PublishRefused
+from mqtt.link import Link, LinkOptions
 from tests.devices import device
 from tests.fake_broker import anyio_backend, nothing_left_behind  # noqa: F401 - fixtures
 from tests.waiting import wait_until_async
@@ -324,7 +324,7 @@ async def test_paused_for_longer_than_the_keepalive_nobody_gives_up(broker):
 
 async def test_a_client_id_that_two_use_is_named(broker, monkeypatch, caplog):
     """Mosquitto says that a session was taken over from 2.0.15 on; before it just cuts."""
-    monkeypatch.setattr("telemetry.mqtt.BACKOFF_SECONDS_MIN", 0.01)
+    monkeypatch.setattr("mqtt.link.BACKOFF_SECONDS_MIN", 0.01)
     caplog.set_level(logging.WARNING, "telemetry")
     said: list[str] = []
 

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from config.settings import SettingsError, load_settings
+from config.errors import SettingsError
+from config.settings import load_settings
 from embedded.account import account_for, write_for
 from embedded.mosquitto import MosquittoServer
 from embedded.ports import LOOPBACK, free_ports
-from telemetry.errors import LinkLost
-from telemetry.mqtt import Connection, Link, LinkOptions
+from mqtt.errors import LinkLost
+from mqtt.link import Connection, Link, LinkOptions
 from tests.fake_broker import anyio_backend, nothing_left_behind  # noqa: F401 - fixtures
 from tests.waiting import wait_until_async
 

@@ -29,7 +29,7 @@ from loadgen.progress import Progress
 from loadgen.record import Record
 from loadgen.run import Run, run_fleet
 from loadgen.schedule import Schedule
-from telemetry.errors import LinkRefused
+from mqtt.errors import LinkRefused
 from tests.backends import Broker
 from tests.processes import WattlineProcess
 from tests.waiting import wait_until, wait_until_async

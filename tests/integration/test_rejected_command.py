@@ -23,7 +23,7 @@ from ingestor.rejected.listing import printable
 from ingestor.rejected.quarantine import CHUNK_ROWS, Choice
 from ingestor.rejected.replay import replay
 from ingestor.schema.migrate import migrate
-from telemetry.mqtt import Link, LinkOptions
+from mqtt.link import Link, LinkOptions
 from tests.backends import Broker
 from tests.devices import meter_reading
 from tests.processes import WattlineProcess

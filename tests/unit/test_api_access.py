@@ -11,7 +11,8 @@ from starlette.requests import Request
 from analytics_api import bodies
 from analytics_api.access import AccessRules
 from analytics_api.errors import BodyTimeoutError
-from config.settings import SettingsError, load_settings
+from config.errors import SettingsError
+from config.settings import load_settings
 
 LOCAL = {"host": "localhost:3000"}
 

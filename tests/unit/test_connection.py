@@ -9,10 +9,10 @@ import mqtt5
 import pytest
 from pydantic import SecretStr
 
-from config.settings import BrokerAddress
-from telemetry.connection import Connection
-from telemetry.errors import LinkError, LinkLost, LinkRefused
-from telemetry.options import LinkOptions
+from config.broker import BrokerAddress
+from mqtt.connection import Connection
+from mqtt.errors import LinkError, LinkLost, LinkRefused
+from mqtt.options import LinkOptions
 from tests.fake_broker import FakeBroker, anyio_backend, nothing_left_behind, opened  # noqa: F401 - fixtures
 from tests.waiting import wait_until_async
 
@@ -384,7 +384,7 @@ async def test_disconnect_says_goodbye_after_everything_else():
 
 
 async def test_disconnect_does_not_wait_for_a_broker_that_takes_nothing(monkeypatch):
-    monkeypatch.setattr("telemetry.connection.CLOSE_SECONDS_MAX", 0.2)
+    monkeypatch.setattr("mqtt.connection.CLOSE_SECONDS_MAX", 0.2)
     async with FakeBroker() as broker, opened(broker) as (connection, session):
         session.stop_reading()
         await fill(connection)

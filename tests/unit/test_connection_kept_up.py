@@ -11,8 +11,8 @@ from typing import Any
 import mqtt5
 import pytest
 
-from telemetry.errors import LinkLost, LinkRefused
-from telemetry.mqtt import Link
+from mqtt.errors import LinkLost, LinkRefused
+from mqtt.link import Link
 from tests.fake_broker import FakeBroker, Session, anyio_backend, nothing_left_behind  # noqa: F401 - fixtures
 from tests.waiting import wait_until_async
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """The same rules, in tenths of the time."""
-    monkeypatch.setattr("telemetry.mqtt.BACKOFF_SECONDS_MIN", 0.02)
+    monkeypatch.setattr("mqtt.link.BACKOFF_SECONDS_MIN", 0.02)
 
 
 @pytest.fixture
@@ -168,9 +168,9 @@ async def test_the_pause_has_a_limit_and_a_good_connection_starts_over(monkeypat
         pauses.append((least, most))
         return 0.0
 
-    monkeypatch.setattr("telemetry.mqtt.random.uniform", no_pause)
-    monkeypatch.setattr("telemetry.mqtt.BACKOFF_SECONDS_MIN", 0.2)
-    monkeypatch.setattr("telemetry.mqtt.GOOD_CONNECTION_SECONDS", 0.0)
+    monkeypatch.setattr("mqtt.link.random.uniform", no_pause)
+    monkeypatch.setattr("mqtt.link.BACKOFF_SECONDS_MIN", 0.2)
+    monkeypatch.setattr("mqtt.link.GOOD_CONNECTION_SECONDS", 0.0)
     async with FakeBroker() as broker, Link(broker.options()) as link:
         for _ in range(8):
             session = await broker.session()
@@ -239,7 +239,7 @@ async def test_cuts_in_a_row_raise_a_suspicion_but_not_those_far_apart(monkeypat
         await broker.session()
         suspicious = [line for line in warnings() if "does another client use the client id 'twin'?" in line]
         assert len(suspicious) == 1
-    monkeypatch.setattr("telemetry.mqtt.SUSPICIOUS_SECONDS", 0.0)
+    monkeypatch.setattr("mqtt.link.SUSPICIOUS_SECONDS", 0.0)
     async with FakeBroker() as broker, Link(broker.options(client_id="other")):
         for _ in range(4):
             (await broker.welcome()).close()

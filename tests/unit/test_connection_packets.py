@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mqtt5 import PubAckPacket, PublishPacket, QoS
 
-from telemetry.packets import PacketStream, pubacks
+from mqtt.packets import PacketStream, pubacks
 
 PACKET_BYTES_MAX = 2_000_000
 

@@ -10,8 +10,8 @@ from typing import Any
 import mqtt5
 import pytest
 
-from telemetry.connection import Connection
-from telemetry.errors import LinkLost, PublishRefused
+from mqtt.connection import Connection
+from mqtt.errors import LinkLost, PublishRefused
 from tests.fake_broker import FakeBroker, Session, anyio_backend, nothing_left_behind, opened  # noqa: F401 - fixtures
 from tests.waiting import wait_until_async
 
@@ -248,7 +248,7 @@ async def test_publishers_wait_while_the_broker_reads_nothing(qos):
 
 @pytest.mark.parametrize("end", ["reset", "abort", "disconnect"])
 async def test_who_waits_for_room_hears_of_the_end(end, monkeypatch):
-    monkeypatch.setattr("telemetry.connection.CLOSE_SECONDS_MAX", 0.1)
+    monkeypatch.setattr("mqtt.connection.CLOSE_SECONDS_MAX", 0.1)
     async with publishing() as (connection, session):
         session.stop_reading()
         await fill(connection)

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import mqtt5
 import pytest
 
-from telemetry.connection import Connection
-from telemetry.errors import LinkError, LinkLost
+from mqtt.connection import Connection
+from mqtt.errors import LinkError, LinkLost
 from tests.fake_broker import FakeBroker, Session, anyio_backend, nothing_left_behind, opened  # noqa: F401 - fixtures
 from tests.waiting import wait_until_async
 

@@ -9,8 +9,8 @@ import ssl
 import mqtt5
 import pytest
 
-from config.settings import BrokerAddress
-from telemetry.errors import (
+from config.broker import BrokerAddress
+from mqtt.errors import (
     LinkError,
     LinkLost,
     LinkRefused,

@@ -6,9 +6,10 @@ import ssl
 
 import pytest
 
-from config.settings import SettingsError, load_settings
+from config.errors import SettingsError
+from config.settings import load_settings
 from embedded.mosquitto import RULES
-from telemetry.options import PACKET_BYTES_MAX, LinkOptions
+from mqtt.options import PACKET_BYTES_MAX, LinkOptions
 
 
 @pytest.fixture(autouse=True)

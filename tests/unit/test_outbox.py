@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import mqtt5
 import pytest
 
-from telemetry.errors import PublishRefused
-from telemetry.outbox import Outbox
+from mqtt.errors import PublishRefused
+from mqtt.outbox import Outbox
 from tests.fake_broker import FakeBroker, Session, anyio_backend, nothing_left_behind, opened  # noqa: F401 - fixtures
 from tests.waiting import wait_until_async
 

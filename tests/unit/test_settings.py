@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from config.settings import Settings, SettingsError, _parse_broker_url, load_settings
+from config.broker import broker_address
+from config.errors import SettingsError
+from config.settings import Settings, load_settings
 
 SECRET = "hunter2"
 
@@ -104,7 +106,7 @@ def test_broker_addresses(url, shown, user):
 @given(url=st.text(max_size=30) | st.text("mqts:/@[]%#?:.1a\n ", max_size=25).map("mqtt://".__add__))
 def test_any_broker_url_is_an_address_or_one_line(url):
     try:
-        address = _parse_broker_url(url)
+        address = broker_address(url)
     except ValueError as error:
         assert str(error).startswith("expected mqtt[s]://user:pass@host:port")  # noqa: PT017 - both ends are fine
     else:

@@ -15,7 +15,7 @@ from enum import IntEnum
 
 import mqtt5
 
-from config.settings import BrokerAddress
+from config.broker import BrokerAddress
 
 _Connack = mqtt5.ConnAckReasonCode
 _Disconnect = mqtt5.DisconnectReasonCode

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import mqtt5
 
-from telemetry.errors import LinkError, LinkLost
+from mqtt.errors import LinkError, LinkLost
 
 PACKET_IDS = 65535
 

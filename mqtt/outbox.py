@@ -13,9 +13,9 @@ from typing import Generic, Protocol, TypeVar
 
 import mqtt5
 
-from telemetry.answers import PACKET_IDS
-from telemetry.connection import Connection
-from telemetry.errors import PublishRefused, publish_refused, too_large_to_publish
+from mqtt.connection import Connection
+from mqtt.errors import PublishRefused, publish_refused, too_large_to_publish
+from mqtt.packet_ids import PACKET_IDS
 
 
 class Outgoing(Protocol):

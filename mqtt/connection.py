@@ -2,7 +2,7 @@
 
 Why not a client library: paho-mqtt costs 32 µs a message, aiomqtt 2 cannot acknowledge by hand; the codec on a Protocol
 costs 3 to 5 µs (docs/architecture.md). It hands on what was received and reports how it ended; it never reconnects
-(`telemetry.mqtt.Link` does) and never acknowledges by itself. Packet ids live and die with it.
+(`mqtt.link.Link` does) and never acknowledges by itself. Packet ids live and die with it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Self, TypeVar, cast
 
 import mqtt5
 
-from telemetry.answers import PACKET_IDS, Answer, Answers, fail
-from telemetry.errors import (
+from mqtt.errors import (
     LinkError,
     LinkLost,
     connect_refused,
@@ -28,8 +27,9 @@ from telemetry.errors import (
     unreachable,
     wrong_port,
 )
-from telemetry.options import LinkOptions
-from telemetry.packets import PacketStream, pubacks
+from mqtt.options import LinkOptions
+from mqtt.packet_ids import PACKET_IDS, Answer, Answers, fail
+from mqtt.packets import PacketStream, pubacks
 
 logger = logging.getLogger(__name__)
 

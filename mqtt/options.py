@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from config.settings import BrokerAddress, Settings, SettingsError
+from config.broker import BrokerAddress
+from config.errors import SettingsError
+
+if TYPE_CHECKING:  # the settings know PostgreSQL's driver, which this room has no use for
+    from config.settings import Settings
 
 # What the broker's own limit (max_packet_size in mosquitto/mosquitto.conf) lets in must reach us: a broker discards
 # a message that is too large for its subscriber although it has acknowledged it to the publisher. A topic (64 kB) may

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from telemetry.connection import Connection, OnPublish
-from telemetry.errors import LinkError, LinkLost, LinkRefused
-from telemetry.options import LinkOptions
+from mqtt.connection import Connection, OnPublish
+from mqtt.errors import LinkError, LinkLost, LinkRefused
+from mqtt.options import LinkOptions
 
 __all__ = ["Connection", "Link", "LinkOptions"]
 
