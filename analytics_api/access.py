@@ -1,7 +1,9 @@
 """Who may read and who may write, by method and path, before any route is asked.
 
-GET, HEAD and OPTIONS read; everything else writes. A token for one does not count for the other. No token ever reaches
-a log or an answer.
+GET, HEAD and OPTIONS read; everything else writes. A token for one does not count for the other. Where no token is
+asked for, the Host must be ours, or a web page elsewhere could ask through the browser of somebody who sits here (DNS
+rebinding). That a proxy is in front cannot be seen, so nothing is open to it that is closed to the world. No token ever
+reaches a log or an answer.
 """
 
 from __future__ import annotations
@@ -12,17 +14,19 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from analytics_api.errors import ApiError, ForbiddenError, UnauthorizedError, failure_response
+from config.hosts import host_name, names_loopback
 from config.settings import Settings
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # What a browser needs before it can ask for a token, and what probes and Prometheus ask; none of it names a device.
 _OPEN = frozenset({"/", "/static", "/api", "/openapi.json", "/healthz", "/readyz", "/metrics"})
 _OPEN_BELOW = ("/static/", "/api/")
+# Whether the process lives and can serve: it names nobody, and load balancers ask under any Host or none.
+_PROBES = frozenset({"/healthz", "/readyz"})
 _PROXY_HEADERS = frozenset({b"forwarded", b"x-real-ip", b"via"})
 _PROXY_PREFIX = b"x-forwarded-"
 
@@ -35,35 +39,73 @@ class AccessRules:
     write_tokens: tuple[bytes, ...] | None
     origins: frozenset[str]
     loopback_only: bool
+    write_loopback: bool
+    hosts: frozenset[str]
+    """Names that count like those of this machine for reading."""
+    hosts_matter: bool
+    """Whether reading without a token asks for one of the names."""
 
     @classmethod
     def of(cls, settings: Settings, *, loopback_only: bool) -> Self:
         """The rules of these settings, for an API that only this machine can reach, or not."""
+        own = host_name(f"[{settings.host}]" if ":" in settings.host else settings.host)
         return cls(
             read_tokens=settings.read_tokens,
             write_tokens=settings.write_tokens,
             origins=frozenset(settings.cors_origins),
             loopback_only=loopback_only,
+            write_loopback=settings.api_write_loopback,
+            hosts=settings.allowed_hosts | frozenset(filter(None, [own])),
+            hosts_matter=loopback_only or bool(settings.allowed_hosts),
         )
 
     def refusal(self, scope: Scope) -> ApiError | None:
         """Why this request gets no further, or None."""
-        if scope["method"] in _READING:
-            if self.read_tokens is None or _is_open(scope["path"]):
-                return None
-            return _token_refusal(scope, self.read_tokens, "reading")
-        return self._write_refusal(scope)
+        if scope["method"] not in _READING:
+            return self._write_refusal(scope)
+        if self.read_tokens is not None:
+            return None if _is_open(scope["path"]) else _token_refusal(scope, self.read_tokens, "reading")
+        if not self.hosts_matter or scope["path"] in _PROBES or self._is_addressed(scope, self.hosts):
+            return None
+        return ForbiddenError(
+            "Without a token the API answers only under names of this machine, such as localhost, and this request "
+            "is for another host: list its name in API_ALLOWED_HOSTS, or set API_READ_TOKENS."
+        )
 
     def _write_refusal(self, scope: Scope) -> ApiError | None:
-        host = _header(scope, b"host")
         origin = _header(scope, b"origin")
-        if origin is not None and origin not in self.origins and not _same_origin(origin, host):
+        if origin is not None and origin not in self.origins and not _same_origin(origin, _header(scope, b"host")):
             return ForbiddenError("Pages of this origin may not write here; API_CORS_ORIGINS lists those that may.")
         if self.write_tokens is not None:
             return _token_refusal(scope, self.write_tokens, "writing")
-        if not self.loopback_only or _was_forwarded(scope) or not _names_loopback(host):
-            return ForbiddenError("Writing from elsewhere needs a token, and this API has none: set API_WRITE_TOKENS.")
+        if not self.write_loopback:
+            return ForbiddenError(
+                "Writing needs a token, and this API has none: set API_WRITE_TOKENS; or API_WRITE_LOOPBACK=1, where "
+                "everybody on this machine may write, and no proxy passes requests of others on."
+            )
+        if not self.loopback_only:
+            return ForbiddenError(
+                "Writing needs a token, and this API has none: set API_WRITE_TOKENS. API_WRITE_LOOPBACK=1 counts only "
+                "while HOST is loopback."
+            )
+        if _was_forwarded(scope) or not self._is_addressed(scope, frozenset()):
+            return ForbiddenError(
+                "Without a token only this machine may write (API_WRITE_LOOPBACK), under a name like localhost; this "
+                "request came through a proxy or is for another host: set API_WRITE_TOKENS."
+            )
         return None
+
+    def _is_addressed(self, scope: Scope, others: frozenset[str]) -> bool:
+        """Whether the request is for this machine or one of `others`, by every name that it gives.
+
+        RFC 9112 lets the request target name a host too (`GET http://host/path`). X-Forwarded-Host is no name: anybody
+        may send it.
+        """
+        given = [_header(scope, b"host") or ""]
+        if "target_host" in scope:
+            given.append(scope["target_host"])
+        names = [host_name(each) for each in given]
+        return all(name is not None and (names_loopback(name) or name in others) for name in names)
 
 
 class GuardedApp:
@@ -109,15 +151,6 @@ def _token_refusal(scope: Scope, tokens: tuple[bytes, ...], what: str) -> ApiErr
 
 def _was_forwarded(scope: Scope) -> bool:
     return any(name in _PROXY_HEADERS or name.startswith(_PROXY_PREFIX) for name, _ in scope["headers"])
-
-
-def _names_loopback(host: str | None) -> bool:
-    """Whether the Host header is a name of this machine; a page elsewhere whose name was bound to it is not."""
-    try:
-        name = urlsplit(f"//{host or ''}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _same_origin(origin: str, host: str | None) -> bool:

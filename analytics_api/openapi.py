@@ -101,7 +101,7 @@ _LINK = {"meterId": "METER-001", "validFrom": "2026-01-31T14:00:00Z"}
 
 _READ = (503,)
 _READ_ONE = (404, 503)
-_WRITE = (403, 408, 413, 415, 503)
+_WRITE = (408, 413, 415, 503)
 _CSV = "A header line with the JSON names, then a line for each row"
 _EVENTS = "Events `fleet` (once a second), `problem` and `skipped`, each with JSON in `data`; it does not end"
 
@@ -175,8 +175,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("get", "/openapi.json", SERVICE, "This description", {JSON: "OpenAPI 3.1"}, guarded=False),
 )  # fmt: skip
 
-# What the server refuses before any route sees it: no HTTP, an address or a head that is too long.
-_ANY_REQUEST = (400, 414, 431)
+# What the server refuses before any route sees it: no HTTP, a foreign host, an address or a head that is too long.
+_ANY_REQUEST = (400, 403, 414, 431)
 _ERROR_HEADERS: Mapping[int, Mapping[str, object]] = {
     401: {"WWW-Authenticate": {"description": "Bearer", "required": True, "schema": {"type": "string"}}},
     503: {
@@ -220,7 +220,8 @@ def document() -> bytes:
                     "token": {
                         "type": "http",
                         "scheme": "bearer",
-                        "description": "Needed only where API_READ_TOKENS or API_WRITE_TOKENS name tokens.",
+                        "description": "Reading needs one only where API_READ_TOKENS names tokens. Writing always does, "
+                        "but on the API's own machine where API_WRITE_LOOPBACK is on.",
                     }
                 }
             },

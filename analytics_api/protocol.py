@@ -7,6 +7,7 @@ sends a byte a minute keeps its connection for ever. What is refused here is ref
 from __future__ import annotations
 
 import asyncio
+import re
 from http import HTTPStatus
 
 from pydantic_core import to_json
@@ -19,6 +20,7 @@ HEAD_BYTES_MAX = 65_536
 # From the connection, or the answer before, to the end of the next head.
 HEAD_SECONDS_MAX = 10.0
 
+_AUTHORITY_END = re.compile(rb"[/?#]")
 _NOT_HTTP = (HTTPStatus.BAD_REQUEST, "This is not a valid HTTP request.")
 _URL_TOO_LONG = (HTTPStatus.REQUEST_URI_TOO_LONG, f"The address is longer than {URL_BYTES_MAX} bytes.")
 _HEAD_TOO_LARGE = (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"The head is larger than {HEAD_BYTES_MAX} bytes.")
@@ -65,6 +67,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """A head has ended."""
         super().on_headers_complete()
         self.scope["abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+        if not self.url.startswith(b"/"):  # RFC 9112, section 3.2.2: the target names a host as well
+            authority = _AUTHORITY_END.split(self.url.partition(b"://")[2], maxsplit=1)[0]
+            self.scope["target_host"] = authority.decode("latin-1")  # type: ignore[typeddict-unknown-key]
         self._in_head = False
         self._heads += 1
         self._head_bytes = 0

@@ -27,7 +27,13 @@ log = logging.getLogger(__name__)
 def serve(settings: Settings) -> None:
     """Serve until a signal says stop; prints the URL once connections are taken. Raises ListenError."""
     sockets = listen(settings.host, settings.port)
-    server = uvicorn.Server(_uvicorn_config(settings, loopback_only=bound_to_loopback(sockets)))
+    loopback_only = bound_to_loopback(sockets)
+    if settings.api_write_loopback and not loopback_only:
+        log.warning(
+            "API_WRITE_LOOPBACK has no effect: HOST %s can be reached from elsewhere; writing needs API_WRITE_TOKENS",
+            settings.host,
+        )
+    server = uvicorn.Server(_uvicorn_config(settings, loopback_only=loopback_only))
 
     def stop(*_: object) -> None:
         server.should_exit = True

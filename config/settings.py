@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.broker import BrokerAddress, broker_address
 from config.errors import SettingsError
+from config.hosts import host_name
 from config.running import settings_of_running
 
 _TOKEN = re.compile(r"[!-+\--~]+")  # visible ASCII but the comma
@@ -122,7 +123,20 @@ class Settings(BaseSettings):
     ] = None
     api_write_tokens: Annotated[
         SecretStr | None,
-        Field(description="comma-separated bearer tokens for writing; unset = only from this machine"),
+        Field(description="comma-separated bearer tokens for writing; unset = nobody writes"),
+    ] = None
+    api_write_loopback: Annotated[
+        bool,
+        Field(
+            description="1 = without write tokens this machine may write, while HOST is loopback and no proxy is before"
+        ),
+    ] = False
+    api_allowed_hosts: Annotated[
+        str | None,
+        Field(
+            description="comma-separated names under which a proxy here serves the API without tokens; "
+            "unset = only names of this machine, while HOST is loopback"
+        ),
     ] = None
     api_cors_origins: Annotated[
         str | None,
@@ -171,6 +185,13 @@ class Settings(BaseSettings):
     def _tokens(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not all(_TOKEN.fullmatch(token) for token in _listed(value.get_secret_value())):
             raise ValueError("expected tokens of visible ASCII characters without spaces, separated by commas")
+        return value
+
+    @field_validator("api_allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: str | None) -> str | None:
+        if value is not None and not all(host_name(host) and host != "*" for host in _listed(value)):
+            raise ValueError("expected names like fleet.example.com, separated by commas, without http:// and path")
         return value
 
     @field_validator("api_cors_origins")
@@ -230,8 +251,13 @@ class Settings(BaseSettings):
 
     @property
     def write_tokens(self) -> tuple[bytes, ...] | None:
-        """API_WRITE_TOKENS, taken apart; None = writing only from this machine."""
+        """API_WRITE_TOKENS, taken apart; None = no token is good for writing."""
         return _encoded(self.api_write_tokens)
+
+    @property
+    def allowed_hosts(self) -> frozenset[str]:
+        """API_ALLOWED_HOSTS, taken apart, each in its one spelling."""
+        return frozenset(filter(None, map(host_name, _listed(self.api_allowed_hosts or ""))))
 
     @property
     def cors_origins(self) -> list[str]:

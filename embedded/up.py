@@ -158,6 +158,7 @@ class _Run:
             "DATABASE_URL": self._postgres.url,
             "MQTT_URL": self._mosquitto.url,
             "HOST": LOOPBACK,
+            "API_WRITE_LOOPBACK": "1",  # everything here listens on this machine only, as nobody else is to reach it
             "PORT": str(self._http_port),
             "METRICS_HOST": LOOPBACK,
             "METRICS_PORT": str(self._metrics_port),

@@ -95,8 +95,8 @@ def prepared_database(server: Database) -> Iterator[str]:
 
 @contextmanager
 def running_api(folder: Path, url: str, **settings: str) -> Iterator[WattlineProcess]:
-    """`wattline api`, ready to serve from the database at `url`."""
-    process = WattlineProcess("api", folder=folder, DATABASE_URL=url, **settings)
+    """`wattline api`, ready to serve from the database at `url`, and to write as that of `wattline up` does."""
+    process = WattlineProcess("api", folder=folder, **{"DATABASE_URL": url, "API_WRITE_LOOPBACK": "1"} | settings)
     process.start()
     try:
         process.wait_ready()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
-from tests.api_process import prepared_database, running_api
+from tests.api_process import prepare, prepared_database, running_api
 from tests.backends import Database
 from tests.processes import WattlineProcess
 
@@ -85,3 +86,40 @@ def test_a_sane_request_id_is_kept_and_logged_and_another_is_replaced(client, gu
     }
     client.post(PATH, json=good, headers=WRITE | {"X-Request-ID": "mine-2"})
     assert "(request mine-1)" in guarded.output()
+
+
+def raw_status(process: WattlineProcess, request: str) -> int:
+    """The status of a request, sent as it is written."""
+    with socket.create_connection(("127.0.0.1", process.http_port), timeout=10) as connection:
+        connection.sendall(request.replace("\n", "\r\n").encode())
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+def nginx(method: str, port: int, path: str, body: str = "") -> str:
+    """What a plain `proxy_pass` makes of a request from anywhere."""
+    head = f"{method} {path} HTTP/1.0\nHost: 127.0.0.1:{port}\nConnection: close\n"
+    return f"{head}Content-Type: application/json\nContent-Length: {len(body)}\n\n{body}" if body else f"{head}\n"
+
+
+def test_without_tokens_nobody_writes_and_only_this_machine_reads(database_url, tmp_path):
+    prepare(database_url)
+    with running_api(tmp_path, database_url, API_WRITE_LOOPBACK="0") as process:
+        port, path = process.http_port, f"{PATH}/UNKNOWN/status"
+        assert raw_status(process, nginx("POST", port, PATH, "{}")) == 403
+        assert raw_status(process, nginx("PUT", port, "/v1/vehicles/V/meter", "{}")) == 403
+        refusal = httpx.post(process.http_url + PATH, json={})
+        assert refusal.status_code == 403
+        assert "API_WRITE_TOKENS" in refusal.json()["message"]
+        assert raw_status(process, nginx("GET", port, path)) == 404
+        assert raw_status(process, f"GET http://localhost{path} HTTP/1.1\nHost: localhost\n\n") == 404
+        for request in (
+            f"GET {path} HTTP/1.1\nHost: rebound.example.com:{port}\n\n",
+            f"GET {path} HTTP/1.0\n\n",
+            f"GET {path} HTTP/1.1\nHost: localhost\nHost: example.com\n\n",
+            f"GET http://example.com{path} HTTP/1.1\nHost: localhost\n\n",
+            f"GET http://localhost@example.com{path} HTTP/1.1\nHost: localhost\n\n",
+            f"GET {path} HTTP/1.1\nHost: example.com\nX-Forwarded-Host: localhost\n\n",
+            "GET / HTTP/1.1\nHost: example.com\n\n",
+        ):
+            assert raw_status(process, request) == 403, request
+        assert raw_status(process, "GET /readyz HTTP/1.0\n\n") == 200

@@ -200,7 +200,7 @@ def test_a_listener_that_takes_nothing_holds_up_nobody_and_is_cut_off(
             silent = socket.socket()
             silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
             silent.connect(("127.0.0.1", port))
-            silent.sendall(b"GET /v1/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            silent.sendall(b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await wait_until_async(lambda: stream._listeners, 5, "the silent listener")
             async with httpx.AsyncClient() as client:
                 listening = events(client, f"http://127.0.0.1:{port}")

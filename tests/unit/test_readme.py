@@ -16,6 +16,7 @@ def test_the_table_of_settings_is_that_of_the_program():
     expected = []
     for name, field in Settings.model_fields.items():
         default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+        default = int(default) if isinstance(default, bool) else default  # as people write it into .env
         shown = "\N{EN DASH}" if default is None else f"`{default}`"
         expected.append(f"| `{name.upper()}` | {shown} | {field.description} |")
     assert rows == expected
