@@ -220,7 +220,7 @@ def document() -> bytes:
                     "token": {
                         "type": "http",
                         "scheme": "bearer",
-                        "description": "Reading needs one only where API_READ_TOKENS names tokens. Writing always does, "
+                        "description": "Reading needs one only where API_READ_TOKENS names some. Writing always does, "
                         "but on the API's own machine where API_WRITE_LOOPBACK is on.",
                     }
                 }

@@ -12,7 +12,7 @@ from analytics_api import bodies
 from analytics_api.access import AccessRules
 from analytics_api.errors import BodyTimeoutError
 from config.errors import SettingsError
-from config.settings import load_settings
+from config.settings import Settings, load_settings
 
 LOCAL = {"host": "localhost:3000"}
 OURS = ["localhost:3000", "LocalHost", "localhost.", "localhost:", "127.0.0.1", "127.9.9.9:1", "[::1]:3000", "[0:0::1]"]
