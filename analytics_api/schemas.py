@@ -6,13 +6,14 @@ no model names is an error of the API, never of the client, so every model refus
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from analytics_api.parameters import LIMIT_MAX
 from analytics_api.stream import CHANGED_MAX
-from telemetry.readings import READINGS_PER_ARRAY_MAX, DeviceId, MeterPayload, VehiclePayload
+from telemetry.kinds import METER, VEHICLE
+from telemetry.readings import READINGS_PER_ARRAY_MAX, DeviceId, payload_type
 
 Moment = Annotated[
     str,
@@ -271,13 +272,14 @@ class ReadyAnswer(Success):
     data: Ready
 
 
-class MeterReadings(
-    RootModel[MeterPayload | Annotated[list[MeterPayload], Field(min_length=1, max_length=READINGS_PER_ARRAY_MAX)]]
-):
+_METER_PAYLOAD: Any = payload_type(METER)
+_VEHICLE_PAYLOAD: Any = payload_type(VEHICLE)
+_SEVERAL = Field(min_length=1, max_length=READINGS_PER_ARRAY_MAX)
+
+
+class MeterReadings(RootModel[_METER_PAYLOAD | Annotated[list[_METER_PAYLOAD], _SEVERAL]]):
     """One reading of a meter, or several of any meters: all are taken or none."""
 
 
-class VehicleReadings(
-    RootModel[VehiclePayload | Annotated[list[VehiclePayload], Field(min_length=1, max_length=READINGS_PER_ARRAY_MAX)]]
-):
+class VehicleReadings(RootModel[_VEHICLE_PAYLOAD | Annotated[list[_VEHICLE_PAYLOAD], _SEVERAL]]):
     """One reading of a vehicle, or several of any vehicles: all are taken or none."""

@@ -21,10 +21,8 @@ from telemetry.readings import (
     PAYLOAD_BYTES_MAX,
     READINGS_PER_ARRAY_MAX,
     VEHICLE,
-    MeterPayload,
     ReadingWindow,
     ReasonCode,
-    VehiclePayload,
     refusal_of,
     timestamp_us,
 )
@@ -58,11 +56,11 @@ class Stream:
     add: Callable[[Batch, Any, int], None]
 
 
-def _add_meter(batch: Batch, reading: MeterPayload, ts_us: int) -> None:
+def _add_meter(batch: Batch, reading: dict[str, Any], ts_us: int) -> None:
     batch.meters.append((reading["meterId"], ts_us, reading["kwhConsumedAc"], reading["voltage"]))
 
 
-def _add_vehicle(batch: Batch, reading: VehiclePayload, ts_us: int) -> None:
+def _add_vehicle(batch: Batch, reading: dict[str, Any], ts_us: int) -> None:
     batch.vehicles.append(
         (reading["vehicleId"], ts_us, reading["soc"], reading["kwhDeliveredDc"], reading["batteryTemp"])
     )

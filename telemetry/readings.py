@@ -6,12 +6,15 @@ Everything that is not exactly as promised is refused, with a reason code and a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
+
+from telemetry.kinds import KINDS, Kind
 
 PAYLOAD_BYTES_MAX = 1_000_000
 READINGS_PER_ARRAY_MAX = 1000
@@ -37,40 +40,28 @@ Timestamp = Annotated[
     # What datetime would make of an hour 24 or an offset of 60 minutes differs from one Python to the next.
     Field(pattern=rf"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}T{_HH_MM}:[0-9]{{2}}(\.[0-9]{{1,6}})?(Z|[+-]{_HH_MM})$"),
 ]
-Energy = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
-Voltage = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
-StateOfCharge = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-Celsius = Annotated[float, Field(ge=-100, le=200, allow_inf_nan=False)]
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 _EXACT = ConfigDict(extra="forbid", strict=True)
 
 
-@with_config(_EXACT)
-class MeterPayload(TypedDict):
-    """AC energy (kWh) that a meter measured since its previous reading, and the voltage (V)."""
-
-    meterId: DeviceId
-    kwhConsumedAc: Energy
-    voltage: Voltage
-    timestamp: Timestamp
-
-
-@with_config(_EXACT)
-class VehiclePayload(TypedDict):
-    """DC energy (kWh) that reached the battery since the previous reading, state of charge (%), temperature (°C)."""
-
-    vehicleId: DeviceId
-    soc: StateOfCharge
-    kwhDeliveredDc: Energy
-    batteryTemp: Celsius
-    timestamp: Timestamp
+def payload_type(kind: Kind) -> type[Any]:
+    """A reading of a kind as it arrives: its id, its measures, its timestamp, and nothing else."""
+    fields: dict[str, Any] = {kind.id_field: DeviceId}
+    for measure in kind.measures:
+        bounds = Field(ge=measure.least, le=measure.most, allow_inf_nan=False)
+        fields[measure.name] = Annotated[float, bounds]
+    fields["timestamp"] = Timestamp
+    payload: Any = TypedDict(f"{kind.title}Payload", fields)  # type: ignore[misc]  # its name is data
+    payload.__doc__ = kind.meaning
+    return cast(type[Any], with_config(_EXACT)(payload))
 
 
-METER = TypeAdapter(MeterPayload)
-VEHICLE = TypeAdapter(VehiclePayload)
+PAYLOADS: Mapping[str, TypeAdapter[dict[str, Any]]] = {kind.name: TypeAdapter(payload_type(kind)) for kind in KINDS}
+"""What validates a reading, by the name of its kind."""
+METER = PAYLOADS["meter"]
+VEHICLE = PAYLOADS["vehicle"]
 
 
 @dataclass(frozen=True)
