@@ -9,6 +9,7 @@ RUN pip install --require-hashes --requirement locks/runtime.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY wattline wattline
 COPY config config
+COPY postgres postgres
 COPY telemetry telemetry
 COPY mqtt mqtt
 COPY ingestor ingestor

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import LiteralString, Self, TypeVar
+from typing import Any, LiteralString, Self, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from analytics_api.errors import UnavailableError
+from postgres.connecting import Session, with_defaults
+from postgres.session import Limits
 
 # The promise is 3 s; what remains is for the way back.
 ANSWER_SECONDS_MAX = 2.5
-STATEMENT_TIMEOUT_MS = 2000
+# A CSV answer waits for its reader inside a transaction, 30 s at most.
+LIMITS = Limits(statement_ms=2000)
 # While no connection can be made, waiting longer for one only makes a queue.
 AWAY_WAIT_SECONDS_MAX = 0.5
 CONNECT_TIMEOUT_SECONDS = 2  # libpq's least
@@ -45,10 +45,20 @@ COMPLAINT_SECONDS = 10.0  # between two log lines about queries that fail
 
 _STATEMENT_TIMEOUT = "SELECT set_config('statement_timeout', %s, true)"
 API_ROLE = "wattline_api"
-# No row where there is no such role (yet), or we may not become it.
-_BECOME_API_ROLE = """
+# No row where there is no such role (yet), or we may not become it. From version 16 on a member may be forbidden to.
+_BECOME_API_ROLE: LiteralString = """
     SELECT set_config('role', rolname, false) FROM pg_roles
-    WHERE rolname = %s AND pg_has_role(session_user, oid, 'MEMBER')"""
+    WHERE rolname = %s AND pg_has_role(session_user, oid, %s)"""
+SERVER_KNOWS_SET = 160_000
+
+# An idle connection whose server vanished without a word is noticed after 5 + 2 * 2 s.
+_DEFAULTS: dict[str, str | int] = {
+    "application_name": "wattline api",
+    "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 2,
+}
 
 _AWAY = "The database is away."
 _BUSY = "The database is too busy to answer in time."
@@ -84,15 +94,21 @@ class Outage:
         self.reason = None
 
 
-class Connection(AsyncConnection[TupleRow]):
+class Connection(Session):
     """Reports how connecting went (the pool keeps the reason to itself), and gives up the rights it does not need."""
 
     _limited = False
 
     @classmethod
-    async def connect(cls, conninfo: str = "", *, outage: Outage, **settings: object) -> Self:  # type: ignore[override]
+    async def connect(  # type: ignore[override]
+        cls,
+        conninfo: str = "",
+        *,
+        outage: Outage,
+        **settings: Any,  # noqa: ANN401 - psycopg's
+    ) -> Self:
         try:
-            connection = await super().connect(conninfo, autocommit=True, **settings)  # type: ignore[arg-type]
+            connection = await super().connect(conninfo, autocommit=True, limits=LIMITS, **settings)
         except psycopg.Error as error:
             outage.begun(_line(error))
             raise
@@ -104,7 +120,8 @@ class Connection(AsyncConnection[TupleRow]):
         role, and some users may not become it; the next question tries again.
         """
         if not self._limited:
-            self._limited = (await self.execute(_BECOME_API_ROLE, [API_ROLE])).rowcount > 0
+            right = "SET" if self.info.server_version >= SERVER_KNOWS_SET else "MEMBER"
+            self._limited = (await self.execute(_BECOME_API_ROLE, [API_ROLE, right])).rowcount > 0
         return self._limited
 
 
@@ -118,7 +135,7 @@ class Database:
         self._limited: bool | None = None
         self._streams = 0
         self._pool = AsyncConnectionPool(
-            _with_timeouts(conninfo),
+            with_defaults(conninfo, **_DEFAULTS),
             connection_class=Connection,
             kwargs={"outage": self._outage},
             min_size=CONNECTIONS_MIN,
@@ -291,14 +308,13 @@ class Database:
                 API_ROLE,
             )
 
-    def _cut(self, connection: AsyncConnection[TupleRow]) -> None:
+    def _cut(self, connection: Connection) -> None:
         """End the wait for a server that says nothing at all.
 
         Cancelling the task would not: psycopg then asks the server to cancel, and waits for it, up to 10 s.
         """
         self._outage.begun(f"no answer within {ANSWER_SECONDS_MAX:g} s")
-        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as twin:
-            twin.shutdown(socket.SHUT_RDWR)
+        connection.hang_up()
 
     def _refused(self, error: psycopg.Error) -> UnavailableError:
         """PostgreSQL is there and says no: for the log what it says, for the client what it means."""
@@ -330,20 +346,3 @@ def _has_ended(error: psycopg.Error) -> bool:
 
 def _line(error: psycopg.Error) -> str:
     return " ".join(str(error).split())[:300]
-
-
-def _with_timeouts(conninfo: str) -> str:
-    """What the connection string says about timeouts wins over our defaults."""
-    given = conninfo_to_dict(conninfo)
-    settings: dict[str, str | int | None] = {
-        "application_name": "wattline api",
-        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        # An idle connection whose server vanished without a word is noticed after 5 + 2 * 2 s.
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 2,
-        **given,
-    }
-    ours = f"-c TimeZone=UTC -c statement_timeout={STATEMENT_TIMEOUT_MS}"
-    settings["options"] = f"{given.get('options') or ''} {ours}".strip()
-    return make_conninfo("", **settings)

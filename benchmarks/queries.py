@@ -37,8 +37,8 @@ from benchmarks.servers import READY_SECONDS, Servers, servers
 from embedded.child import Child, last_lines
 from embedded.commands import fetch
 from embedded.ports import LOOPBACK, free_ports
-from ingestor.database import connect
 from ingestor.hourly import hour_of, roll
+from postgres.connecting import connect
 
 SUMMARY = "server time and requests a second over a full day of the reference fleet"
 CONVENTION = MeterConvention("VEH-", "METER-")

@@ -18,9 +18,9 @@ from psycopg.rows import TupleRow
 
 from config.settings import Settings
 from ingestor.batch import Batch, Row
-from ingestor.database import connect
 from ingestor.decode import Decoder, KeepLimit
 from mqtt.link import Connection, Link, LinkOptions
+from postgres.connecting import connect
 from telemetry.topics import ALL_TELEMETRY
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -29,9 +29,9 @@ from embedded.commands import fetch
 from embedded.mosquitto import MosquittoServer
 from embedded.ports import LOOPBACK, free_ports
 from embedded.postgres import PostgresServer
-from ingestor.database import connect
 from ingestor.schema.migrate import migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
+from postgres.connecting import connect
 
 PROJECT = Path(__file__).parent.parent
 LOOK_SECONDS = 0.02

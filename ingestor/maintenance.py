@@ -17,7 +17,6 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from config.settings import Settings
-from ingestor.database import connect, explain
 from ingestor.hourly import delete_expired_sums
 from ingestor.metrics import IngestMetrics
 from ingestor.schema.partitions import (
@@ -27,6 +26,8 @@ from ingestor.schema.partitions import (
     ensure_partitions,
     oldest_day_kept,
 )
+from postgres.connecting import connect
+from postgres.words import explain
 from telemetry.topics import Kind
 
 logger = logging.getLogger(__name__)

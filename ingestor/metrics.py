@@ -18,8 +18,8 @@ from prometheus_client.registry import Collector
 
 from ingestor.batch import Batch, Trigger
 from ingestor.decode import Received
-from ingestor.failures import FailureKind
 from ingestor.sink import Outcome
+from postgres.failures import FailureKind
 from telemetry.readings import ReasonCode
 from telemetry.topics import KINDS
 

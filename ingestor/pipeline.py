@@ -18,12 +18,12 @@ import mqtt5
 import psycopg
 
 from ingestor.batch import Batch, FlushPolicy, Trigger
-from ingestor.database import explain
 from ingestor.decode import Decoder
-from ingestor.failures import FailureKind, failure_kind
 from ingestor.metrics import IngestMetrics
 from ingestor.sink import Outcome, Sink
 from mqtt.connection import Connection
+from postgres.failures import FailureKind, failure_kind
+from postgres.words import explain
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ from pydantic import TypeAdapter
 
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
-from ingestor.database import connect, explain
 from ingestor.hourly import HOUR, hour_of, roll
+from postgres.connecting import connect
+from postgres.words import explain
 from telemetry.readings import Timestamp
 
 OK, FAILED, BAD_USAGE = 0, 1, 2

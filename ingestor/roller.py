@@ -12,8 +12,9 @@ import logging
 import psycopg
 
 from config.settings import Settings
-from ingestor.database import connect, explain
 from ingestor.hourly import roll
+from postgres.connecting import connect
+from postgres.words import explain
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ import psycopg
 
 from config.settings import Settings
 from ingestor.batch import FlushPolicy
-from ingestor.database import connect, explain
 from ingestor.decode import Decoder, KeepLimit
 from ingestor.health import health_app, listen, serving
 from ingestor.maintenance import Maintenance
@@ -31,6 +30,8 @@ from ingestor.sink import Sink
 from ingestor.subscription import forget_filters, remember_filter
 from mqtt.errors import LinkRefused
 from mqtt.link import Link, LinkOptions
+from postgres.connecting import connect
+from postgres.words import explain
 from telemetry.topics import subscription_filter
 
 logger = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ from psycopg.rows import TupleRow
 
 from ingestor import statements, wire
 from ingestor.batch import KEPT_PAYLOAD_BYTES_MAX, Batch, Rejection, Row, first_of_each, in_key_order, newest_per_device
-from ingestor.database import connect
-from ingestor.failures import failure_kind
 from ingestor.hourly import invalidate, invalidations
 from ingestor.schema.partitions import ensure_partitions
 from ingestor.statements import Statements
+from postgres.connecting import connect
+from postgres.failures import failure_kind
 from telemetry.topics import Kind, topic_of
 
 logger = logging.getLogger(__name__)
@@ -90,11 +90,6 @@ class Sink:
         if self._connection is None:
             connection = await connect(self._conninfo, autocommit=True, application_name="wattline ingest")
             wire.register(connection)
-            # An acknowledgement is a promise; a server that answers COMMIT before its disk does would break it.
-            await connection.execute(
-                "SELECT set_config('synchronous_commit', 'on', false)"
-                " WHERE current_setting('synchronous_commit') = 'off'"
-            )
             self._connection = connection
         return self._connection
 

@@ -17,7 +17,8 @@ import psycopg
 
 from loadgen.fleet import Reading
 from loadgen.histogram import Histogram
-from loadgen.stored import CONNECT_SECONDS_MAX, EPOCH, Tables, why_unreadable
+from loadgen.stored import EPOCH, Tables, why_unreadable
+from postgres.connecting import connect
 from telemetry.topics import Kind
 
 SAMPLES_PER_SECOND_MAX: Final = 50
@@ -84,11 +85,8 @@ class Committed:
         """Look until cancelled; a database that is away is asked again later."""
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(
-                    self._tables.conninfo,
-                    autocommit=True,
-                    connect_timeout=CONNECT_SECONDS_MAX,
-                    application_name="wattline-loadgen-latency",
+                async with await connect(
+                    self._tables.conninfo, autocommit=True, application_name="wattline-loadgen-latency"
                 ) as connection:
                     await self._look(connection)
             except psycopg.Error as error:

@@ -14,11 +14,11 @@ import psycopg
 from psycopg import IsolationLevel
 
 from loadgen.fleet import id_prefix
+from postgres.connecting import connect_blocking
 from telemetry.topics import Kind
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
-CONNECT_SECONDS_MAX: Final = 5
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Timestamps come as microseconds: cheaper to read than datetimes, and exact, since extract gives a numeric.
@@ -102,9 +102,7 @@ class Scope:
 
 def connect(conninfo: str) -> Connection:
     """A connection whose transactions each see one snapshot. Raises psycopg.OperationalError."""
-    connection = psycopg.connect(
-        conninfo, autocommit=True, connect_timeout=CONNECT_SECONDS_MAX, application_name="wattline-loadgen"
-    )
+    connection = connect_blocking(conninfo, application_name="wattline-loadgen")
     connection.isolation_level = IsolationLevel.REPEATABLE_READ
     connection.read_only = True
     return connection

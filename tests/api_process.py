@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psycopg
 
-from ingestor.database import connect
 from ingestor.schema.migrate import migrate
+from postgres.connecting import connect
 from tests.backends import Database
 from tests.processes import WattlineProcess
 

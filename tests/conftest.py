@@ -35,15 +35,26 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databa
 
 
 @pytest.fixture
-def database_url(postgres_server: Database) -> Iterator[str]:
-    """A fresh, empty database; gone after the test, whoever is still connected."""
-    name = f"test_{uuid.uuid4().hex}"
+def make_database(postgres_server: Database) -> Iterator[Callable[..., str]]:
+    """`make_database(encoding="LATIN1")`: the URL of a fresh, empty database; gone after the test."""
+    names: list[str] = []
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-        try:
-            yield postgres_server.url_of(name)
-        finally:
+
+        def make(encoding: str | None = None) -> str:
+            names.append(name := f"test_{uuid.uuid4().hex}")
+            other = f"ENCODING {encoding} LOCALE 'C'" if encoding else ""
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 {other}")
+            return postgres_server.url_of(name)
+
+        yield make
+        for name in names:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database_url(make_database: Callable[..., str]) -> str:
+    """A fresh, empty database; gone after the test, whoever is still connected."""
+    return make_database()
 
 
 @pytest.fixture

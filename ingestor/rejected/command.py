@@ -18,12 +18,13 @@ from psycopg.rows import TupleRow
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
 from ingestor.batch import KEPT_PAYLOAD_BYTES_MAX
-from ingestor.database import connect, explain
 from ingestor.rejected.listing import SHOWN_BYTES, as_json, as_text
 from ingestor.rejected.quarantine import Choice, newest
 from ingestor.rejected.replay import Outcome, rehearse, replay
 from mqtt.errors import LinkError
 from mqtt.link import Link, LinkOptions
+from postgres.connecting import connect
+from postgres.words import explain
 from telemetry.readings import ReasonCode
 
 OK, FAILED = 0, 1

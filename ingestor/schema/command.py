@@ -16,9 +16,10 @@ from psycopg.rows import TupleRow
 
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
-from ingestor.database import connect, explain, is_lasting
 from ingestor.schema.migrate import MigrationError, migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
+from postgres.connecting import connect
+from postgres.words import explain, is_lasting
 
 OK, FAILED = 0, 1
 WAIT_SECONDS = 30  # a database container that starts beside us needs a few

@@ -21,9 +21,9 @@ from analytics_api.cursors import microseconds, write_cursor
 from analytics_api.fleet_figures import FLEET, FleetPeriod, VehicleFigures, fleet_parameters
 from analytics_api.meters import MeterConvention
 from ingestor.batch import Batch
-from ingestor.database import connect
 from ingestor.hourly import HOUR, HOUR_US, hour_of, roll
 from ingestor.sink import Sink
+from postgres.connecting import connect
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
 from tests.waiting import wait_until, wait_until_async

@@ -19,9 +19,9 @@ from psycopg import sql
 from analytics_api.meters import MeterConvention
 from analytics_api.parameters import Window
 from analytics_api.performance import PERFORMANCE, performance_parameters
-from ingestor.database import connect
 from ingestor.schema.migrate import migrate
 from ingestor.schema.partitions import ensure_partitions
+from postgres.connecting import connect
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
 

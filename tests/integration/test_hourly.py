@@ -14,11 +14,11 @@ import psycopg
 import pytest
 
 from ingestor.batch import Batch
-from ingestor.database import connect
 from ingestor.hourly import HOUR_US, LATE_DEVICES_MAX, delete_expired_sums, invalidations, roll
 from ingestor.schema.migrate import known_migrations, migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
 from ingestor.sink import Sink
+from postgres.connecting import connect
 
 # Devices and hours whose sum is not that of the rows, although nothing says that it is out of date.
 WRONG = """

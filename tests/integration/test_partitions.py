@@ -14,7 +14,6 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from ingestor.database import connect
 from ingestor.schema import partitions
 from ingestor.schema.locks import AdvisoryLock
 from ingestor.schema.migrate import migrate
@@ -26,6 +25,7 @@ from ingestor.schema.partitions import (
     ensure_partitions,
     partition_name,
 )
+from postgres.connecting import connect
 from tests.waiting import wait_until_async
 
 DAY = date(2026, 1, 31)

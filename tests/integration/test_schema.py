@@ -11,10 +11,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from ingestor.database import connect
 from ingestor.schema import migrate as runner
 from ingestor.schema.locks import AdvisoryLock
 from ingestor.schema.migrate import Migration, MigrationError, known_migrations, migrate, schema_is_current
+from postgres.connecting import connect
 
 PROJECT = Path(__file__).parents[2]
 ALL = [migration.name for migration in known_migrations()]

@@ -11,8 +11,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from embedded.ports import free_ports
-from ingestor.database import connect, explain, is_lasting
 from ingestor.schema.partitions import HISTORIES, days_ahead, partition_name
+from postgres.connecting import connect
+from postgres.words import explain, is_lasting
 from tests.backends import Database
 from tests.processes import WattlineProcess
 from tests.proxy import TcpProxy

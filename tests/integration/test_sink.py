@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingestor.batch import Batch
-from ingestor.database import connect
 from ingestor.schema.migrate import migrate
 from ingestor.sink import Sink
+from postgres.connecting import connect
 
 DAY_US = 86_400_000_000
 TODAY_US = int(time.time()) * 1_000_000

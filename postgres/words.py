@@ -1,66 +1,16 @@
-"""One way to connect to PostgreSQL, and one way to say what went wrong.
+"""What PostgreSQL says, in words for the person who has to do something about it.
 
-Every session works in UTC, notices within half a minute that its server is gone, and carries a name that shows in
-`pg_stat_activity`. Nothing here logs, retries or ever repeats a connection string: that may hold the password.
+Nothing here ever repeats a connection string: that may hold the password.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import AsyncConnection
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.rows import TupleRow
 
-CONNECT_TIMEOUT_SECONDS = 5
-CANCEL_SECONDS_MAX = 1.0
-# A server that vanished without a word (power, network, failover) is noticed after idle + interval * count = 25 s when
-# the session is silent, and after the user timeout when it has sent something. Linux's own defaults are two hours.
-_DEFAULTS: dict[str, str | int] = {
-    "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 25_000,
-}
-
-
-async def connect(
-    conninfo: str, *, autocommit: bool = False, application_name: str = "wattline"
-) -> AsyncConnection[TupleRow]:
-    """A new session. What the connection string says about timeouts wins over our defaults.
-
-    Raises psycopg.OperationalError; `explain` turns it into a line, `is_lasting` says whether waiting is pointless.
-    """
-    given = conninfo_to_dict(conninfo)
-    parameters = _DEFAULTS | {"application_name": application_name} | given
-    parameters["options"] = f"{given.get('options') or ''} -c TimeZone=UTC".strip()
-    return await _Session.connect(make_conninfo("", **parameters), autocommit=autocommit)
-
-
-class _Session(AsyncConnection[TupleRow]):
-    """A connection whose queries can be cancelled although the server is silent.
-
-    psycopg asks the server to cancel and waits for the query to end, 5 s each: longer than a stop may take.
-    """
-
-    async def cancel_safe(self, *, timeout: float = CANCEL_SECONDS_MAX) -> None:  # noqa: ASYNC109 - psycopg's signature
-        """Part of psycopg, which calls it when a task that waits for a query is cancelled."""
-        try:
-            await super().cancel_safe(timeout=min(timeout, CANCEL_SECONDS_MAX))
-        except psycopg.Error:
-            self._hang_up()
-
-    def _hang_up(self) -> None:
-        """Make whoever waits for the server's answer fail at once; the server rolls back what is not committed."""
-        # A duplicate, because closing the socket object would close libpq's own.
-        with suppress(OSError), socket.socket(fileno=os.dup(self.fileno())) as same:
-            same.shutdown(socket.SHUT_RDWR)
+from postgres.fitness import UnfitError
 
 
 @dataclass(frozen=True)
@@ -111,6 +61,11 @@ def explain(error: psycopg.Error, label: str) -> str:
         what = "another session holds a lock that is needed for too long; pg_stat_activity shows whose"
     elif isinstance(error, psycopg.errors.InsufficientPrivilege):
         what = f"{error.diag.message_primary}; grant it to the user of DATABASE_USERNAME, or be the tables' owner"
+    elif isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        what = (
+            f"{error.diag.message_primary}: it is a standby, or default_transaction_read_only is on for the database "
+            "or the user (some providers set it when the disk is nearly full)"
+        )
     elif found := _refusal(error):
         refusal, match = found
         what = refusal.meaning.format(*match.groups())
@@ -123,7 +78,7 @@ def explain(error: psycopg.Error, label: str) -> str:
 def is_lasting(error: psycopg.Error) -> bool:
     """True if a failed connection will fail again until somebody changes a setting or the server."""
     found = _refusal(error)
-    return found is not None and found[0].lasting
+    return isinstance(error, UnfitError) or (found is not None and found[0].lasting)
 
 
 def _refusal(error: psycopg.Error) -> tuple[_Refusal, re.Match[str]] | None:

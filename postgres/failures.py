@@ -11,6 +11,8 @@ from typing import Literal
 
 import psycopg
 
+from postgres.fitness import UnfitError
+
 FailureKind = Literal["transient", "partition", "data", "fault"]
 
 # SQLSTATE classes (PostgreSQL, appendix A): 08 connection, 40 rollback (deadlock, serialization), 53 resources (disk
@@ -30,7 +32,8 @@ def failure_kind(error: Exception) -> FailureKind:
     state = error.sqlstate
     if state is None:
         # libpq's own: no connection, or a connection that broke.
-        return "transient" if isinstance(error, psycopg.OperationalError) else "fault"
+        lost = isinstance(error, psycopg.OperationalError) and not isinstance(error, UnfitError)
+        return "transient" if lost else "fault"
     if state == CHECK_VIOLATION and not error.diag.constraint_name:
         # A CHECK of a table has a name; a partitioned table without a place for the row has none to give.
         return "partition"
