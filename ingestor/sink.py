@@ -26,12 +26,15 @@ from ingestor.schema.partitions import ensure_partitions
 from ingestor.statements import Statements
 from postgres.connecting import connect
 from postgres.failures import failure_kind
+from postgres.session import Limits
 from telemetry.topics import Kind, topic_of
 
 logger = logging.getLogger(__name__)
 
 DAY_SECONDS = 86_400
 EPOCH = date(1970, 1, 1)
+# Nothing of ours holds a lock that a flush needs for longer than a moment: past it the log names somebody else's.
+LIMITS = Limits(lock_ms=5_000)
 
 
 @dataclass(slots=True)
@@ -88,7 +91,9 @@ class Sink:
 
     async def _connected(self) -> AsyncConnection[TupleRow]:
         if self._connection is None:
-            connection = await connect(self._conninfo, autocommit=True, application_name="wattline ingest")
+            connection = await connect(
+                self._conninfo, autocommit=True, application_name="wattline ingest", limits=LIMITS
+            )
             wire.register(connection)
             self._connection = connection
         return self._connection

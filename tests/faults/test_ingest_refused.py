@@ -136,16 +136,12 @@ def test_a_deadlock_with_another_session(start_ingestor: StartIngestor, database
     assert assert_books_balance(ingestor) == len(before + after) + 1
 
 
-def test_a_lock_that_is_not_had_in_time(
-    start_ingestor: StartIngestor, database_url: str, publisher: Device, sql: Sql
-) -> None:
-    sql(f"ALTER DATABASE {urlsplit(database_url).path[1:]} SET lock_timeout = '200ms'")
+def test_a_lock_that_is_not_had_in_time(start_ingestor: StartIngestor, database_url: str, publisher: Device) -> None:
     ingestor = start_ingestor()
     with Load(publisher, 500) as load, psycopg.connect(database_url) as other:
-        other.execute("SET lock_timeout = 0")
         other.execute("LOCK TABLE meter_status")
         failures = "wattline_flush_failures_total"
-        wait_until(lambda: metric(ingestor, failures, error="transient") >= 3, 10, "several attempts have failed")
+        wait_until(lambda: metric(ingestor, failures, error="transient") >= 1, 30, "an attempt has failed")
         assert get_status(f"{ingestor.metrics_url}/readyz") == 503
         assert "another session holds a lock" in ingestor.output()
         other.rollback()

@@ -22,12 +22,8 @@ from ingestor.rejected.listing import printable
 from ingestor.rejected.quarantine import CHUNK_ROWS, Choice
 from ingestor.rejected.replay import replay
 from ingestor.schema.migrate import migrate
-<<<<<<< HEAD
 from mqtt.link import Link, LinkOptions
-=======
 from postgres.connecting import connect
-from telemetry.mqtt import Link, LinkOptions
->>>>>>> 5a0ae00 (postgres/: one room to reach PostgreSQL; each session sets what it relies on)
 from tests.backends import Broker
 from tests.devices import meter_reading
 from tests.processes import WattlineProcess
