@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from analytics_api.listening import ListenError  # noqa: PLC0415 - `--help` needs none of it
     from analytics_api.server import serve  # noqa: PLC0415
 
-    settings = load_settings(beside_up=True, host=args.host, port=args.port)
+    settings = load_settings(beside_up=True, data_dir=args.data_dir, host=args.host, port=args.port)
     configure_logging(settings.log_level, settings.log_format)
     try:
         serve(settings)

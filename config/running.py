@@ -1,13 +1,13 @@
-"""What `wattline up` runs here, as its other commands find it: `.wattline/run.json`.
+"""What a `wattline up` runs, as the other commands find it: `run.json` in its data directory.
 
-`up` writes the file, every other command reads it, so that `wattline loadgen --verify` in the same folder needs no
-settings. It names no secret: the database URL points to a password file. It never overrides a setting that was made.
+`up` writes the file, the others read it, so that `wattline loadgen --verify` beside it needs no settings. It names no
+secret: the database URL points to a password file. What an `up` that has ended left behind answers for nothing.
 """
 
 from __future__ import annotations
 
 import json
-import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,49 @@ DATA_DIR = Path(".wattline")
 RUN_FILE = "run.json"
 
 
-def read_running(data_dir: Path = DATA_DIR) -> dict[str, Any] | None:
-    """The contents of run.json if the `up` that wrote it is still alive, else None."""
+@dataclass(frozen=True)
+class Running:
+    """Where the database and the broker of a running `up` are."""
+
+    database_url: str
+    mqtt_url: str
+
+
+class NotRunningError(Exception):
+    """No `up` runs in a data directory; the message says how that was seen."""
+
+
+def find_running(data_dir: Path) -> Running:
+    """What the `up` of this data directory runs. Raises NotRunningError."""
+    file = data_dir / RUN_FILE
     try:
-        running = json.loads((data_dir / RUN_FILE).read_text(encoding="utf-8"))
-        os.kill(running["pid"], 0)
-    except (OSError, ValueError, OverflowError, KeyError, TypeError):
-        return None
-    return running if isinstance(running, dict) else None
+        running = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotRunningError(f"no `wattline up` runs in {data_dir}") from None
+    except OSError as error:
+        raise NotRunningError(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise NotRunningError(f"{file} is not what `wattline up` writes") from None
+    match running:
+        case {"pid": int(pid), "databaseUrl": str(database_url), "mqttUrl": str(mqtt_url)}:
+            if not _is_up(pid):
+                raise NotRunningError(f"the `wattline up` of {data_dir} has ended")
+            return Running(database_url, mqtt_url)
+        case _:
+            raise NotRunningError(f"{file} is not what `wattline up` writes")
 
 
-def settings_of_running(data_dir: Path = DATA_DIR) -> dict[str, str]:
-    """`database_url` and `mqtt_url` of the `up` in this folder; {} when none runs."""
-    running = read_running(data_dir) or {}
-    keys = {"database_url": "databaseUrl", "mqtt_url": "mqttUrl"}
-    return {setting: running[key] for setting, key in keys.items() if key in running}
+def _is_up(pid: int) -> bool:
+    """Whether this process is an `up`: after a crash or a restart of the machine its id may belong to anything."""
+    import psutil  # noqa: PLC0415 - most commands never ask
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        words: list[Any] = process.cmdline()
+    except psutil.AccessDenied:  # it lives, and belongs to another user
+        return True
+    except (psutil.Error, ValueError, OverflowError):
+        return False
+    return "up" in words and any("wattline" in word for word in words)

@@ -7,6 +7,7 @@ names the variable. The README's table is tested against this module.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
@@ -24,7 +25,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from config.broker import BrokerAddress, broker_address
 from config.errors import SettingsError
 from config.hosts import host_name
-from config.running import settings_of_running
+from config.running import DATA_DIR, NotRunningError, find_running
 
 _TOKEN = re.compile(r"[!-+\--~]+")  # visible ASCII but the comma
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
@@ -143,6 +144,12 @@ class Settings(BaseSettings):
         Field(description="comma-separated origins that browsers may call the API from; unset = none"),
     ] = None
 
+    wattline_data_dir: Annotated[
+        Path | None,
+        Field(
+            description="folder of the `wattline up` to use where broker and database are not set; unset = .wattline"
+        ),
+    ] = None
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="least level logged")] = "INFO"
     log_format: Annotated[Literal["text", "json"], Field(description="for people or for machines")] = "text"
 
@@ -277,22 +284,24 @@ class Settings(BaseSettings):
         return min(self.max_reading_age_days, self.retention_days)
 
 
-def load_settings(*, beside_up: bool = False, **overrides: Any) -> Settings:  # noqa: ANN401 - each field has its type
+def load_settings(
+    *,
+    beside_up: bool = False,
+    data_dir: Path | None = None,
+    publishes: bool = False,
+    **overrides: Any,  # noqa: ANN401 - each field has its type
+) -> Settings:
     """The settings from environment and `.env`; `overrides` are command-line options, which win.
 
-    With `beside_up`, a `wattline up` that runs in this folder answers for broker and database where nothing else does.
+    With `beside_up`, a running `wattline up` answers for broker and database where neither is set: that of `data_dir`
+    (an option: it wins over what is set), WATTLINE_DATA_DIR or `.wattline` here. `publishes`: no broker is guessed.
     Raises SettingsError, one line that names each wrong variable.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         settings = Settings(**given)
         if beside_up:
-            running = settings_of_running()
-            if settings.model_fields_set.isdisjoint({name for name in Settings.model_fields if "database_" in name}):
-                given |= {name: url for name, url in running.items() if name == "database_url"}
-            if "mqtt_url" not in settings.model_fields_set:
-                given |= {name: url for name, url in running.items() if name == "mqtt_url"}
-            settings = Settings(**given)
+            settings = Settings(**given, **_beside_up(settings, data_dir, publishes=publishes))
         return settings
     except ValidationError as error:
         problems = []
@@ -305,6 +314,38 @@ def load_settings(*, beside_up: bool = False, **overrides: Any) -> Settings:  # 
         raise SettingsError(".env: is not UTF-8 text") from None
     except OSError as error:
         raise SettingsError(f".env: cannot be read: {error.strerror}") from None
+
+
+def _beside_up(settings: Settings, data_dir: Path | None, *, publishes: bool) -> dict[str, Any]:
+    """What a running `up` answers for: broker and database, or neither, so that readings and refused messages of one
+    system never get into another. Raises SettingsError.
+    """
+    database = sorted(name.upper() for name in settings.model_fields_set if name.startswith("database_"))
+    if data_dir is None and (database or "mqtt_url" in settings.model_fields_set):
+        if publishes and "mqtt_url" not in settings.model_fields_set:
+            raise SettingsError(
+                f"MQTT_URL: is not set although {', '.join(database)} is; say where to publish: set MQTT_URL, or name "
+                "the data directory of a running `wattline up` with --data-dir"
+            )
+        return {}
+    try:
+        running = find_running(data_dir or settings.wattline_data_dir or DATA_DIR)
+    except NotRunningError as error:
+        if data_dir is not None:
+            raise SettingsError(f"--data-dir: {error}") from None
+        if settings.wattline_data_dir is not None:
+            raise SettingsError(f"WATTLINE_DATA_DIR: {error}") from None
+        if publishes:
+            raise SettingsError(
+                f"MQTT_URL: is not set, and {error}; say where to publish: set MQTT_URL, or name the data directory of "
+                "a running `wattline up` with --data-dir (or WATTLINE_DATA_DIR)"
+            ) from None
+        return {}
+    return {
+        "database_url": running.database_url,
+        "mqtt_url": running.mqtt_url,
+        **dict.fromkeys(("mqtt_tls_ca", "mqtt_tls_cert", "mqtt_tls_key")),
+    }
 
 
 def _listed(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from config.running import DATA_DIR
+from config.settings import load_settings
 
 FAILED = 1
 DEVICES_MAX = 1_000_000
@@ -47,7 +48,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="PostgreSQL's; 0 = the last one, else any free (default)",
     )
     add("--metrics-port", type=port, default=9464, metavar="PORT", help=f"the ingestor's; {free} (default %(default)s)")
-    add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="where data and logs live (default %(default)s)")
+    add(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help=f"where data and logs live (WATTLINE_DATA_DIR, {DATA_DIR}); the other commands take the same option",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         mqtt_port=args.mqtt_port,
         pg_port=args.pg_port,
         metrics_port=args.metrics_port,
-        data_dir=args.data_dir,
+        data_dir=args.data_dir or load_settings().wattline_data_dir or DATA_DIR,
     )
     try:
         return up(options)

@@ -17,11 +17,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Everything is set by environment variables or .env; see the table in README.md."
 
 
-def run(_: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Exit status 0 after SIGTERM or SIGINT, 1 when it had to give up; the log says why."""
     from ingestor.service import Ingestor  # noqa: PLC0415 - `--help` needs none of it
 
-    settings = load_settings(beside_up=True)
+    settings = load_settings(beside_up=True, data_dir=args.data_dir)
     configure_logging(settings.log_level, settings.log_format)
 
     async def ingest() -> bool:

@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 0 when every hour of the stretch is summed, 1 if the database is away, 2 for an empty stretch."""
-    settings = load_settings(beside_up=True)
+    settings = load_settings(beside_up=True, data_dir=args.data_dir)
     configure_logging(settings.log_level, settings.log_format)
     if args.end <= args.start:
         log.error("--to must be later than --from")

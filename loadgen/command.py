@@ -41,7 +41,7 @@ VERIFIED_READINGS_MAX = 50_000_000
 
 def run(args: argparse.Namespace) -> int:
     """Run the fleet, report, verify."""
-    settings = load_settings(beside_up=True)
+    settings = load_settings(beside_up=True, data_dir=args.data_dir, publishes=True)
     pace = pace_of(args)
     problem = _problem(args, pace, settings) or make_room(min(args.connections, pace.points))
     if problem is not None:

@@ -10,6 +10,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from config.errors import SettingsError
 
@@ -39,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == asked_for:
             room = importlib.import_module(module)
             room.configure(subparser)
+            if name != "up":  # which has one of its own
+                _add_data_dir(subparser)
+                subparser.set_defaults(data_dir=None)
             subparser.set_defaults(run=room.run)
     args = parser.parse_args(arguments)
     try:
@@ -48,3 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_USAGE
     except KeyboardInterrupt:
         return FAILED
+
+
+def _add_data_dir(parser: argparse.ArgumentParser) -> None:
+    """`--data-dir` for a command and for each of its own commands, so that it may stand anywhere on the line."""
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=argparse.SUPPRESS,  # else the default of an inner command would hide what was given before it
+        metavar="DIR",
+        help="use broker and database of the `wattline up` with this data directory (WATTLINE_DATA_DIR, .wattline)",
+    )
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to find them
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for inner in action.choices.values():
+                _add_data_dir(inner)

@@ -63,7 +63,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 0; 1 if the database or the broker is away, or a message could not be published."""
-    settings = load_settings(beside_up=True)
+    settings = load_settings(
+        beside_up=True, data_dir=args.data_dir, publishes=args.action == "replay" and not args.dry_run
+    )
     configure_logging(settings.log_level, settings.log_format)
     try:
         return asyncio.run(_list(args, settings) if args.action == "list" else _replay(args, settings))

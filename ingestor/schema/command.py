@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 0 if the schema is up to date and its partitions are there, 1 if not."""
-    settings = load_settings(beside_up=True)
+    settings = load_settings(beside_up=True, data_dir=args.data_dir)
     configure_logging(settings.log_level, settings.log_format)
     try:
         asyncio.run(_bring_up_to_date(settings, args.wait))

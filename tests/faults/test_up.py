@@ -79,6 +79,13 @@ def test_a_day_in_its_life(tmp_path: Path, start_wattline: Start, ending: signal
     for url in (running["httpUrl"], running["metricsUrl"], running["mqttUrl"], running["databaseUrl"]):
         assert url in up.output()
 
+    (tmp_path / "elsewhere").mkdir()
+    fleet = ("--meters", "2", "--vehicles", "0", "--rate", "10", "--messages", "10", "--verify")
+    beside = WattlineProcess("loadgen", *fleet, "--data-dir", "../.wattline", folder=tmp_path / "elsewhere")
+    beside.start()
+    assert beside.wait(30) == 0, beside.output()
+    assert "lost 0, duplicated 0, wrong 0" in beside.output()
+
     second = start_wattline("up", *ANY_PORTS)
     assert second.wait() == 1
     assert second.output() == (

@@ -7,6 +7,12 @@ import pytest
 from wattline.cli import main
 
 
+@pytest.fixture(autouse=True)
+def broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it would publish; without that it says nothing else."""
+    monkeypatch.setenv("MQTT_URL", "mqtt://127.0.0.1:1")
+
+
 def refusal(capsys: pytest.CaptureFixture[str], *options: str) -> str:
     """What it says; the exit status is 2 in any case."""
     try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from config.broker import broker_address
 from config.errors import SettingsError
 from config.settings import Settings, load_settings
+from tests.waiting import wait_until
 
 SECRET = "hunter2"
 
@@ -177,35 +181,100 @@ def test_env_file_below_environment_below_options(elsewhere, monkeypatch):
     assert (settings.port, settings.host, settings.metrics_port) == (1, "b", 4)
 
 
-def test_a_running_up_answers_only_for_what_nobody_set(elsewhere, monkeypatch):
-    (elsewhere / ".wattline").mkdir()
-    running = {"pid": os.getpid(), "databaseUrl": "postgresql://up:1/energy_db", "mqttUrl": "mqtt://up:2"}
-    (elsewhere / ".wattline" / "run.json").write_text(json.dumps(running))
+@pytest.fixture(scope="module")
+def up_pid():
+    """The id of a process that looks like a running `wattline up`."""
+    waiting = [sys.executable, "-c", "input()", "-m", "wattline", "up"]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.communicate(b"\n")
+
+
+def write_run(data_dir: Path, pid: object) -> Path:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    running = {"pid": pid, "databaseUrl": "postgresql://up:1/energy_db", "mqttUrl": "mqtt://up:2"}
+    (data_dir / "run.json").write_text(json.dumps(running))
+    return data_dir
+
+
+def places(**given: Any) -> tuple[str, str]:
+    """Where a command beside `up` finds database and broker."""
+    found = load_settings(beside_up=True, **given)
+    return found.database_label, str(found.broker)
+
+
+UP = ("up:1/energy_db", "mqtt://up:2")
+DEFAULTS = ("localhost:5432/energy_db", "mqtt://localhost:1883")
+
+
+def test_a_running_up_answers_where_nothing_is_set(elsewhere, up_pid):
+    write_run(elsewhere / ".wattline", up_pid)
     assert load_settings().broker.host == "localhost"
-    assert load_settings(beside_up=True).database_label == "up:1/energy_db"
-    assert load_settings(beside_up=True).broker.port == 2
+    assert places() == places(publishes=True) == UP
+
+
+def test_a_running_up_answers_for_broker_and_database_or_for_neither(elsewhere, monkeypatch, up_pid):
+    write_run(elsewhere / ".wattline", up_pid)
     monkeypatch.setenv("DATABASE_HOST", "mine")
+    assert places() == ("mine:5432/energy_db", DEFAULTS[1])
+    with pytest.raises(SettingsError, match=r"^MQTT_URL: is not set although DATABASE_HOST is; .*--data-dir"):
+        places(publishes=True)
     (elsewhere / ".env").write_text("MQTT_URL=mqtt://mine")
-    settings = load_settings(beside_up=True)
-    assert (settings.database_label, settings.broker.host) == ("mine:5432/energy_db", "mine")
+    assert places(publishes=True) == ("mine:5432/energy_db", "mqtt://mine:1883")
+    monkeypatch.delenv("DATABASE_HOST")
+    assert places(publishes=True) == (DEFAULTS[0], "mqtt://mine:1883")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"pid": 999999999, "mqttUrl": "mqtt://up:2"}',
-        '{"pid": 1e400, "mqttUrl": "mqtt://up:2"}',
-        f'{{"pid": {10**30}, "mqttUrl": "mqtt://up:2"}}',
-        '{"mqttUrl": "mqtt://up:2"}',
-        "[1]",
-        '{"pid":',
-        "",
-    ],
-)
-def test_an_up_that_has_ended_or_left_half_a_file_answers_for_nothing(elsewhere, text):
+def test_the_data_directory_is_an_option_or_a_setting(elsewhere, monkeypatch, up_pid):
+    other = write_run(elsewhere / "other", up_pid)
+    assert places() == DEFAULTS
+    assert places(data_dir=other) == UP
+    monkeypatch.setenv("WATTLINE_DATA_DIR", str(other))
+    assert places(publishes=True) == UP
+    monkeypatch.setenv("MQTT_URL", "mqtts://mine")
+    monkeypatch.setenv("MQTT_TLS_CA", "mine.pem")
+    assert places(publishes=True) == (DEFAULTS[0], "mqtts://mine:8883")
+    assert places(publishes=True, data_dir=other) == UP  # an option wins over the environment
+
+
+def test_a_data_directory_that_is_named_has_a_running_up(elsewhere, monkeypatch):
+    with pytest.raises(SettingsError, match=r"^--data-dir: no `wattline up` runs in nowhere$"):
+        places(data_dir=Path("nowhere"))
+    monkeypatch.setenv("WATTLINE_DATA_DIR", str(elsewhere))
+    with pytest.raises(SettingsError, match=r"^WATTLINE_DATA_DIR: no `wattline up` runs in "):
+        places()
+
+
+@pytest.mark.parametrize("pid", [999_999_999, os.getpid(), 1e400, 10**30, -1, "7", None])
+def test_an_up_that_has_ended_answers_for_nothing(elsewhere, pid):
+    """Also where its process id belongs to somebody else by now."""
+    write_run(elsewhere / ".wattline", pid)
+    assert places() == DEFAULTS
+    with pytest.raises(SettingsError, match=r"^MQTT_URL: is not set, and .*\.wattline.*--data-dir"):
+        places(publishes=True)
+
+
+def test_an_up_whose_end_nobody_noticed_has_ended(elsewhere):
+    with subprocess.Popen([sys.executable, "-c", "", "-m", "wattline", "up"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read()  # it has ended, and is a zombie until we wait for it
+        write_run(elsewhere / ".wattline", process.pid)
+        wait_until(lambda: places() == DEFAULTS, what="its end")
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"pid":', "", '{"pid": 1}', "\ufffd"])
+def test_half_a_file_answers_for_nothing(elsewhere, text):
     (elsewhere / ".wattline").mkdir()
     (elsewhere / ".wattline" / "run.json").write_text(text)
-    assert load_settings(beside_up=True).broker.host == "localhost"
+    assert places() == DEFAULTS
+    with pytest.raises(SettingsError, match=r"^MQTT_URL: .* is not what `wattline up` writes; "):
+        places(publishes=True)
+
+
+def test_a_file_that_cannot_be_read_is_said(elsewhere):
+    (elsewhere / ".wattline" / "run.json").mkdir(parents=True)
+    with pytest.raises(SettingsError, match=r"^MQTT_URL: is not set, and .*run\.json cannot be read: Is a directory; "):
+        places(publishes=True)
 
 
 def test_no_reading_is_taken_that_retention_would_drop():
