@@ -17,13 +17,12 @@ from pathlib import Path
 from embedded.account import account_for, write_for
 from embedded.child import Program
 from embedded.errors import EmbeddedError
-from embedded.leftovers import end_leftovers
+from embedded.leftovers import end_leftovers, mark_of
 from embedded.mosquitto_program import MosquittoProgram, mosquitto_program
 from embedded.ports import LOOPBACK, free_ports
 from embedded.service import Service
 
 RULES = Path(__file__).parent.parent / "mosquitto" / "mosquitto.conf"
-CONFIGURATION = "mosquitto.conf"
 
 
 class MosquittoServer(Service):
@@ -58,11 +57,14 @@ class MosquittoServer(Service):
                 os.chown(self.data, account.uid, account.gid)
         self.port = self.port or free_ports(1)[0]
         end_leftovers("mosquitto", self.data)  # a second broker on the same snapshot would overwrite it
-        write_for(account, self.data / CONFIGURATION, self._configuration())
+        configuration = f"{mark_of(self.data)}.conf"
+        for earlier in self.data.glob("*.conf"):
+            earlier.unlink()
+        write_for(account, self.data / configuration, self._configuration())
         return Program(
             name=self.name,
             # By relative paths: the account may not be able to enter the folders above.
-            command=(str(self._program.path), "-c", CONFIGURATION),
+            command=(str(self._program.path), "-c", configuration),
             log=self.log,
             environment={"PATH": os.defpath, "TZ": "UTC", **self._program.environment},
             directory=self.data,

@@ -25,7 +25,7 @@ import psycopg
 from embedded.account import Account, account_for, can_read, write_for
 from embedded.child import Program
 from embedded.errors import EmbeddedError
-from embedded.leftovers import end_leftovers
+from embedded.leftovers import end_leftovers, mark_of
 from embedded.ports import LOOPBACK, free_ports, trouble_with
 from embedded.postgres_programs import PostgresPrograms, postgres_programs
 from embedded.service import Service
@@ -88,7 +88,11 @@ class PostgresServer(Service):
         end_leftovers("postgres", self.data, (signal.SIGQUIT,))
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         write_for(account, self.data / "postgresql.conf", SETTINGS.read_text(encoding="utf-8"))
-        options = [f"-c{name}={value}" for name, value in self._settings.items()]
+        settings = {
+            **self._settings,
+            "cluster_name": mark_of(self.data),
+        }  # stands in the title of each of its processes
+        options = [f"-c{name}={value}" for name, value in settings.items()]
         return Program(
             name=self.name,
             command=(programs.postgres, "-D", _as_seen_by(account, self.data), "-p", str(self.port), *options),

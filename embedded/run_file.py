@@ -11,15 +11,13 @@ import json
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from config.running import RUN_FILE
 from embedded.errors import EmbeddedError
-from embedded.leftovers import end, process_with
+from embedded.leftovers import birth_of, end, process_born
 from embedded.service import Service
 
 LOCK_FILE = "up.lock"
@@ -48,11 +46,8 @@ def sole_run(data_dir: Path) -> Iterator[None]:
 def write_run(data_dir: Path, facts: Mapping[str, Any], services: Sequence[Service]) -> None:
     """Put the file in place, whole or not at all."""
     pids = {service.name: service.pid for service in services if service.pid is not None and service.running}
-    started = {}
-    for name, pid in pids.items():
-        with suppress(psutil.Error):  # it ends just now
-            started[name] = psutil.Process(pid).create_time()
-    text = json.dumps({"pid": os.getpid(), **facts, "pids": pids, "startedAt": started}, indent=2)
+    births = {name: birth for name, pid in pids.items() if (birth := birth_of(pid))}  # none: it ends just now
+    text = json.dumps({"pid": os.getpid(), **facts, "pids": pids, "births": births}, indent=2)
     draft = data_dir / (RUN_FILE + ".draft")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
@@ -63,8 +58,8 @@ def write_run(data_dir: Path, facts: Mapping[str, Any], services: Sequence[Servi
 def end_left_running(data_dir: Path) -> None:
     """End what an `up` that was killed left behind; ids that belong to others by now are left alone."""
     past = _read(data_dir)
-    pids, started = past.get("pids", {}), past.get("startedAt", {})
-    found = {name: process_with(pids[name], started[name]) for name in pids if name in started}
+    pids, births = past.get("pids", {}), past.get("births", {})
+    found = {name: process_born(pids[name], births[name]) for name in pids if name in births}
     left = {name: process for name, process in found.items() if process is not None}
     # PostgreSQL takes a TERM as a request to wait for its clients.
     database = left.pop("postgres", None)

@@ -1,4 +1,5 @@
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import psycopg
 import pytest
 
 from embedded.errors import EmbeddedError
-from embedded.leftovers import find_working_in
+from embedded.leftovers import find_marked
 from embedded.ports import free_ports
 from embedded.postgres import PostgresServer
 from embedded.postgres_programs import WHEEL, PostgresPrograms, copy_wheel, postgres_programs
@@ -147,9 +148,9 @@ def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         assert parent.stdout is not None
         assert parent.stdout.readline().startswith(b"postgresql://")
         data = tmp_path / "data"
-        assert list(find_working_in("postgres", data))
+        assert list(find_marked("postgres", data))
         parent.kill()
-    wait_until(lambda: not list(find_working_in("postgres", data)), 15, "every process of the server has gone")
+    wait_until(lambda: not list(find_marked("postgres", data)), 15, "every process of the server has gone")
 
 
 def test_a_server_that_outlived_its_parent_is_ended_before_the_next(tmp_path: Path) -> None:
@@ -163,6 +164,20 @@ def test_a_server_that_outlived_its_parent_is_ended_before_the_next(tmp_path: Pa
         assert _value(second.url, "SELECT 1") == 1
     finally:
         second.stop()
+
+
+def test_a_session_that_outlived_its_server_is_ended_before_the_next(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that cannot notice that the server has gone still holds its memory, and no other server may start then."""
+    monkeypatch.setattr("embedded.leftovers.PATIENCE_SECONDS", 0.5)
+    with psycopg.connect(server.url) as connection:
+        pid = connection.info.backend_pid
+        os.kill(pid, signal.SIGSTOP)
+        server.kill()
+        assert pid in {process.pid for process in find_marked("postgres", server.data)}
+        server.start()
+    assert _value(server.url, "SELECT 1") == 1
 
 
 def test_a_copy_of_the_programs_finds_its_libraries(tmp_path: Path) -> None:
