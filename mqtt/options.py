@@ -61,6 +61,8 @@ def _tls_context(settings: Settings) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=ca)
     except (OSError, ssl.SSLError) as error:
         raise SettingsError(f"MQTT_TLS_CA: cannot use {ca}: {_why(error)}") from None
+    # Debian's Python leaves this to OpenSSL's configuration, which may allow anything, or only more than that.
+    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
     if certificate is not None and key is not None:
         try:
             # With an encrypted key OpenSSL would ask on the terminal; an empty password makes it fail instead.

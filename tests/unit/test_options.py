@@ -51,6 +51,19 @@ def test_tls_trusts_the_systems_authorities_and_checks_the_name():
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
+@pytest.mark.parametrize(
+    ("system", "used"),
+    [("MINIMUM_SUPPORTED", "TLSv1_2"), ("TLSv1", "TLSv1_2"), ("TLSv1_2", "TLSv1_2"), ("TLSv1_3", "TLSv1_3")],
+)
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1 is deprecated")
+def test_tls_is_never_older_than_1_2_whatever_the_system_allows(monkeypatch, system, used):
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion[system]
+    monkeypatch.setattr(ssl, "create_default_context", lambda cafile: context)
+    assert options("mqtts://broker.example").tls is context
+    assert context.minimum_version == ssl.TLSVersion[used]
+
+
 @pytest.mark.parametrize("content", [None, "", "no certificate"])
 def test_an_authority_that_cannot_be_read_is_a_settings_error(tmp_path, content):
     path = tmp_path / "ca.pem"
