@@ -19,7 +19,7 @@ from embedded.child import Child, Program, last_lines
 from embedded.ports import LOOPBACK, free_ports
 from tests.waiting import wait_until
 
-STOP_SECONDS = 20.0
+STOP_SECONDS = 30.0
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "XDG_CACHE_HOME")
 _numbers = itertools.count(1)
 
@@ -63,7 +63,7 @@ class WattlineProcess:
         """Start it; after an end also again, with the same settings and ports."""
         self._child.start()
 
-    def wait_ready(self, timeout: float = 20.0) -> None:
+    def wait_ready(self, timeout: float = 30.0) -> None:
         """Until /readyz of `api` (on http_url) or of anything else (on metrics_url) answers 200."""
         base = self.http_url if self._child.program.name == "api" else self.metrics_url
         wait_until(lambda: not self.running or get_status(f"{base}/readyz") == 200, timeout, f"{base}/readyz")

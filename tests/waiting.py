@@ -11,9 +11,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 INTERVAL_SECONDS = 0.02
+PATIENCE_SECONDS = 30.0  # what takes a moment takes long beside a busy process; only a test that fails waits so long
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 10.0, what: str = "the condition") -> T:
+def wait_until(condition: Callable[[], T], timeout: float = PATIENCE_SECONDS, what: str = "the condition") -> T:
     """The first true value of `condition()`; AssertionError naming `what`, and the last value, past the deadline."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -25,7 +26,7 @@ def wait_until(condition: Callable[[], T], timeout: float = 10.0, what: str = "t
 
 async def wait_until_async(
     condition: Callable[[], T | Awaitable[T]],
-    timeout: float = 10.0,  # noqa: ASYNC109 - its error says what was waited for, asyncio.timeout's does not
+    timeout: float = PATIENCE_SECONDS,  # noqa: ASYNC109 - its error says what was waited for, asyncio.timeout's does not
     what: str = "the condition",
 ) -> T:
     """The same inside an event loop; `condition` may also be a coroutine function."""

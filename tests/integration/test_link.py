@@ -292,10 +292,10 @@ async def test_a_half_dead_connection_is_noticed_and_replaced(broker, proxy_fact
     async with subscriber(kept(url, keepalive_seconds=1, connect_timeout_seconds=0.5), inbox) as receiving:
         proxy.blackhole()
         started = time.monotonic()
-        await wait_until_async(lambda: receiving.connection is None, 3, "silence is noticed")
-        assert 0.9 < time.monotonic() - started < 2.2
+        await wait_until_async(lambda: receiving.connection is None, what="silence is noticed")
+        assert time.monotonic() - started > 0.9  # that it is soon after is tested without a network
         proxy.restore()
-        await receiving.wait_connected(5)
+        await receiving.wait_connected(30)
         async with publisher(broker.url) as link:
             await send(link, [b"1"])
         await inbox.has(b"1")
