@@ -78,7 +78,12 @@ class Settings(BaseSettings):
     ] = 604800
 
     max_inflight: Annotated[
-        int, Field(ge=10, le=65535, description="messages the broker may send ahead of our acknowledgement")
+        int,
+        Field(
+            ge=10,
+            le=65535,
+            description="messages the broker may send ahead of our acknowledgement; 65,535 asks for 65,534",
+        ),
     ] = 65535
     max_pending_bytes: Annotated[int, Field(ge=1_000_000, description="payload bytes held before reading pauses")] = (
         128_000_000

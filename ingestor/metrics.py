@@ -70,7 +70,12 @@ class IngestMetrics:
         )
         self._pending = Gauge("wattline_readings_pending", "Readings received, not committed yet", registry=registry)
         self._inflight = Gauge(
-            "wattline_inflight_messages", "Messages with QoS 1 received, not acknowledged yet", registry=registry
+            "wattline_inflight_messages", "Messages with QoS 1 or 2 received, not acknowledged yet", registry=registry
+        )
+        self._window = Gauge(
+            "wattline_mqtt_window_messages",
+            "Messages the broker sends ahead of our acknowledgement: MAX_INFLIGHT, or less where it has shown less",
+            registry=registry,
         )
         self._flushes = Counter("wattline_flushes", "Batches committed", ["trigger"], registry=registry)
         self._flush_seconds = Histogram(
@@ -115,11 +120,13 @@ class IngestMetrics:
         *,
         pending: Callable[[], int],
         inflight: Callable[[], int],
+        window: Callable[[], int],
         connected: Callable[[], bool],
     ) -> None:
         """Where to read the values that others keep."""
         self._pending.set_function(pending)
         self._inflight.set_function(inflight)
+        self._window.set_function(window)
         self._connected.set_function(connected)
 
     def reconnected(self) -> None:

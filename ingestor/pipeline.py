@@ -21,6 +21,7 @@ from ingestor.batch import Batch, FlushPolicy, Trigger
 from ingestor.decode import Decoder
 from ingestor.metrics import IngestMetrics
 from ingestor.sink import Outcome, Sink
+from ingestor.window import BrokerWindow
 from mqtt.connection import Connection
 from postgres.failures import FailureKind, failure_kind
 from postgres.words import explain
@@ -53,6 +54,7 @@ class Pipeline:
         decoder: Decoder,
         policy: FlushPolicy,
         limits: PendingLimits,
+        window: BrokerWindow,
         sink: Sink,
         metrics: IngestMetrics,
         database_label: str,
@@ -60,6 +62,9 @@ class Pipeline:
         self._decoder = decoder
         self._policy = policy
         self._limits = limits
+        self._window = window
+        self._window_said: int | None = None
+        self._connection: Connection | None = None
         self._sink = sink
         self._metrics = metrics
         self._database_label = database_label
@@ -83,8 +88,12 @@ class Pipeline:
         return sum(batch.readings for batch in self.batches)
 
     def inflight(self) -> int:
-        """Messages with QoS 1 received and not acknowledged."""
+        """Messages with QoS 1 or 2 received and not acknowledged."""
         return sum(batch.unacknowledged for batch in self.batches)
+
+    def window(self) -> int:
+        """Messages that the broker sends ahead of our acknowledgement, as far as it is known."""
+        return self._window.messages
 
     def database_problem(self) -> str | None:
         """What keeps the database from taking batches; None while it does."""
@@ -95,18 +104,24 @@ class Pipeline:
 
     def receive(self, connection: Connection, packets: list[mqtt5.PublishPacket]) -> None:
         """Take a portion of messages; called by the connection as they arrive."""
-        batch = self._open
+        batch, window = self._open, self._window
+        if connection is not self._connection:
+            self._connection = connection
+            window.connected()
         was_empty, before = batch.messages == 0, batch.readings
         received = self._decoder.decode(packets, batch, time.time())
-        batch.owe(connection, [packet.packet_id for packet in packets if packet.packet_id is not None])
+        packet_ids = [packet_id for packet in packets if (packet_id := packet.packet_id) is not None]
+        batch.owe(connection, packet_ids)
+        now = time.monotonic()
+        window.received(len(packet_ids), now)
         if not batch.may_be_stored:
             batch.may_be_stored = any(packet.duplicate for packet in packets)
-        batch.arrivals.append((time.monotonic(), batch.readings - before))
+        batch.arrivals.append((now, batch.readings - before))
         self._metrics.received(received)
         trigger = self._policy.full(batch)
         if trigger is not None:
             self._close(trigger)
-        if was_empty or trigger is not None:
+        if was_empty or trigger is not None or window.is_full:
             self._wake.set()
         if self._over_limits() or self._stopping:
             connection.pause_reading()
@@ -134,16 +149,23 @@ class Pipeline:
     def _over_limits(self) -> bool:
         batches = self.batches
         return (
-            sum(batch.readings for batch in batches) > self._limits.rows
+            self._window.is_exceeded
+            or sum(batch.readings for batch in batches) > self._limits.rows
             or sum(batch.payload_bytes for batch in batches) > self._limits.payload_bytes
         )
 
     async def _next(self) -> tuple[Batch, Trigger] | None:
         while True:
             if not self._closed:
-                until_due = self._policy.seconds_until_due(self._open, time.monotonic())
-                if until_due is not None and (self._stopping or until_due <= 0):
-                    self._close("shutdown" if self._stopping else "interval")
+                now = time.monotonic()
+                until_due = self._policy.seconds_until_due(self._open, now)
+                if until_due is not None and self._stopping:
+                    self._close("shutdown")
+                elif until_due is not None and self._window.is_full:
+                    self._close("rows")  # nothing more can come before these are acknowledged
+                elif until_due is not None and until_due <= 0:
+                    self._window.waited(self._policy.interval_seconds, now)
+                    self._close("interval")
                 elif self._stopping:
                     return None
             if self._closed:
@@ -182,6 +204,9 @@ class Pipeline:
         self._metrics.committed(batch, outcome, trigger, now=time.time(), monotonic=monotonic)
         self._metrics.flushed(monotonic - self._writing_since)
         left = batch.acknowledge()
+        self._window.acknowledged(batch.unacknowledged - left, monotonic)
+        if self._window.is_sure and self._window.learned != self._window_said:
+            self._say_window()
         if left:
             logger.info(
                 "%d committed messages came over a connection that has ended; the broker sends them again", left
@@ -191,6 +216,17 @@ class Pipeline:
         if self._paused is not None and not self._stopping and not self._over_limits():
             self._paused.resume_reading()
             self._paused = None
+
+    def _say_window(self) -> None:
+        """Once for each window that was found out: a person may want a larger one."""
+        self._window_said = self._window.learned
+        logger.info(
+            "the broker sends %d messages ahead of our acknowledgement, MAX_INFLIGHT would allow %d: each such lot "
+            "is written at once. For larger batches raise its own limit (Mosquitto: max_inflight_messages, EMQX: "
+            "mqtt.max_inflight, RabbitMQ: mqtt.prefetch, VerneMQ: max_inflight_messages; HiveMQ CE: 50 by design)",
+            self._window.messages,
+            self._window.asked,
+        )
 
     def _report(self, error: Exception, kind: FailureKind) -> None:
         """Once for each problem, not once for each attempt."""

@@ -28,8 +28,10 @@ from ingestor.schema.migrate import MigrationError, migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
 from ingestor.sink import Sink
 from ingestor.subscription import forget_filters, remember_filter
+from ingestor.window import BrokerWindow
 from mqtt.errors import LinkRefused
 from mqtt.link import Link, LinkOptions
+from mqtt.options import RECEIVE_MAXIMUM_MAX
 from postgres.connecting import connect
 from postgres.words import explain
 from telemetry.topics import subscription_filter
@@ -66,6 +68,7 @@ class Ingestor:
             limits=PendingLimits(
                 rows=PENDING_ROWS_PER_MESSAGE * settings.max_inflight, payload_bytes=settings.max_pending_bytes
             ),
+            window=BrokerWindow(min(settings.max_inflight, RECEIVE_MAXIMUM_MAX)),
             sink=(sink := Sink(settings.database_conninfo)),
             metrics=self.metrics,
             database_label=settings.database_label,
@@ -76,11 +79,14 @@ class Ingestor:
             client_id=settings.mqtt_client_id,
             clean_start=False,
             session_expiry_seconds=settings.mqtt_session_expiry_seconds,
-            receive_maximum=settings.max_inflight,
+            receive_maximum=min(settings.max_inflight, RECEIVE_MAXIMUM_MAX),
         )
         self._link: Link | None = None
         self.metrics.watch(
-            pending=self._pipeline.pending, inflight=self._pipeline.inflight, connected=self._is_connected
+            pending=self._pipeline.pending,
+            inflight=self._pipeline.inflight,
+            window=self._pipeline.window,
+            connected=self._is_connected,
         )
         self._listener = listen(settings.metrics_host, settings.metrics_port)
 

@@ -29,7 +29,7 @@ from mqtt.errors import (
 )
 from mqtt.options import LinkOptions
 from mqtt.packet_ids import PACKET_IDS, Answer, Answers, fail
-from mqtt.packets import PacketStream, pubacks
+from mqtt.packets import PacketStream, acknowledgements
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,10 @@ class Connection(asyncio.Protocol):
         self._ping_seconds = options.keepalive_seconds / (SILENT_PINGS_MAX + 1)
         self._ping_timer: asyncio.TimerHandle | None = None
         self._on_pubacks: OnPubacks | None = None
+        # Packet ids of messages with QoS 2: those that we owe a PUBREC, and those that the broker has yet to release.
+        # We subscribe with QoS 1, but our session may hold messages of an older subscription.
+        self._exactly_once: set[int] = set()
+        self._to_be_released: set[int] = set()
         self.session_present = False
         self.packet_bytes_max: int | None = None
         self.receive_maximum = PACKET_IDS
@@ -204,11 +208,16 @@ class Connection(asyncio.Protocol):
     def acknowledge(self, packet_ids: Sequence[int]) -> bool:
         """Send the PUBACKs in the order given, which must be that of receiving (MQTT-4.6.0-2), as one write.
 
-        False when the connection has ended: the broker delivers those messages again.
+        A message with QoS 2 gets a PUBREC; its PUBREL is answered as soon as it comes. False when the connection has
+        ended: the broker delivers those messages again.
         """
         if self._error is not None:
             return False
-        self._write(pubacks(packet_ids))
+        self._write(acknowledgements(packet_ids, self._exactly_once))
+        if self._exactly_once:
+            received = self._exactly_once.intersection(packet_ids)
+            self._exactly_once -= received
+            self._to_be_released |= received
         return True
 
     def pause_reading(self) -> None:
@@ -278,6 +287,10 @@ class Connection(asyncio.Protocol):
         for packet in others:
             self._handle(packet)
         if publishes:
+            exactly_once = mqtt5.QoS.EXACTLY_ONCE
+            self._exactly_once.update(
+                [cast(int, packet.packet_id) for packet in publishes if packet.qos is exactly_once]
+            )
             self._hand_on(publishes)
         if problem is not None:
             self._malformed(problem)
@@ -293,10 +306,30 @@ class Connection(asyncio.Protocol):
                 self.abort(disconnected(str(options.broker), packet.reason_code, packet.reason_str, options.client_id))
             case mqtt5.PubAckPacket() | mqtt5.SubAckPacket() | mqtt5.UnsubAckPacket() if self._connack.done():
                 self._answers.arrived(packet)
-            case mqtt5.PingRespPacket() if self._connack.done():
-                pass
+            case mqtt5.PubRelPacket() if self._connack.done():
+                self._complete(packet.packet_id)
+            case mqtt5.PubRecPacket() if self._connack.done():
+                self._disown(packet)
+            case mqtt5.PingRespPacket() | mqtt5.PubCompPacket() if self._connack.done():
+                pass  # a PUBCOMP ends what an older program began under our client id
             case _:
                 self._malformed(f"sent an unexpected {_name(type(packet))}")
+
+    def _complete(self, packet_id: int) -> None:
+        """The broker has heard that we have a message of QoS 2, and lets its packet id go.
+
+        An id that we do not know is one of the connection before: its PUBREC was sent after COMMIT, so all is well.
+        """
+        known = packet_id in self._to_be_released
+        self._to_be_released.discard(packet_id)
+        code = mqtt5.PubCompReasonCode.SUCCESS if known else mqtt5.PubCompReasonCode.PACKET_ID_NOT_FOUND
+        self._write(mqtt5.PubCompPacket(packet_id, reason_code=code).write())
+
+    def _disown(self, packet: mqtt5.PubRecPacket) -> None:
+        """We publish nothing with QoS 2, so this message is of an older program: let the broker finish with it."""
+        if int(packet.reason_code) < FAILURE_CODES:
+            not_ours = mqtt5.PubRelReasonCode.PACKET_ID_NOT_FOUND
+            self._write(mqtt5.PubRelPacket(packet.packet_id, reason_code=not_ours).write())
 
     def _hand_on(self, publishes: list[mqtt5.PublishPacket]) -> None:
         if not self._connack.done():

@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # the settings know PostgreSQL's driver, which this room has 
 # a message that is too large for its subscriber although it has acknowledged it to the publisher. A topic (64 kB) may
 # come on top, where the publisher used an alias for it.
 PACKET_BYTES_MAX = 4 * 1024 * 1024 + 2 * 65536
+# One less than MQTT 5 allows. 65,535 is the protocol's default, so the codec leaves it out, and then Mosquitto takes
+# its own max_inflight_messages, where 65535 means "no limit": it sends its whole queue, packet ids in use twice.
+RECEIVE_MAXIMUM_MAX = 65534
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class LinkOptions:
     client_id: str
     clean_start: bool = True
     session_expiry_seconds: int = 0
-    receive_maximum: int = 65535
-    """Messages with QoS 1 that the broker may send ahead of our acknowledgement."""
+    receive_maximum: int = RECEIVE_MAXIMUM_MAX
+    """Messages with QoS 1 or 2 that the broker may send ahead of our acknowledgement."""
     packet_bytes_max: int = PACKET_BYTES_MAX
     keepalive_seconds: int = 30
     """A connection that is silent for about this long is given up, on either side."""
@@ -42,7 +45,7 @@ class LinkOptions:
         client_id: str,
         clean_start: bool = True,
         session_expiry_seconds: int = 0,
-        receive_maximum: int = 65535,
+        receive_maximum: int = RECEIVE_MAXIMUM_MAX,
     ) -> Self:
         """Raises SettingsError when a certificate file cannot be used."""
         return cls(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import mqtt5
 
@@ -18,14 +19,25 @@ FIXED_HEADER_BYTES_MAX = 5
 # Most other protocols are known by their first byte: HTTP, SSH, TLS.
 FIRST_BYTES = frozenset({0x20, *range(0x30, 0x40), 0x40, 0x50, 0x62, 0x70, 0x90, 0xB0, 0xD0, 0xE0, 0xF0})
 
-# A PUBACK of success in its shortest form: type 4, two more bytes, the packet id (MQTT 5, section 3.4.2.1).
+# Acknowledgements of success in their shortest form: the type, two more bytes, the packet id (MQTT 5, sections 3.4.2.1,
+# 3.5.2.1).
 PUBACK_HEADER = 0x4002
+PUBREC_HEADER = 0x5002
 
 
 def pubacks(packet_ids: Sequence[int]) -> bytes:
     """PUBACKs with success, one after another. 0.02 µs each, where the codec takes 0.18 for an object and its bytes."""
+    return acknowledgements(packet_ids, frozenset())
+
+
+def acknowledgements(packet_ids: Sequence[int], exactly_once: AbstractSet[int]) -> bytes:
+    """As `pubacks`, but a PUBREC for each id that is in `exactly_once`: its message came with QoS 2."""
     words = array("H", [PUBACK_HEADER]) * (2 * len(packet_ids))
     words[1::2] = array("H", packet_ids)
+    if exactly_once:
+        for index, packet_id in enumerate(packet_ids):
+            if packet_id in exactly_once:
+                words[2 * index] = PUBREC_HEADER
     if sys.byteorder == "little":
         words.byteswap()
     return words.tobytes()
