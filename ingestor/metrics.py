@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from ingestor.batch import Batch, Trigger
 from ingestor.decode import Received
+from ingestor.housekeeping.chores import ChoreName
 from ingestor.sink import Outcome
 from postgres.failures import FailureKind
 from telemetry.readings import ReasonCode
@@ -101,6 +102,15 @@ class IngestMetrics:
         self._silent = Gauge(
             "wattline_devices_silent", "Devices without a reading for 5 min", ["kind"], registry=registry
         )
+        self._chore_failures = Counter(
+            "wattline_chore_failures", "Rounds of a chore that failed", ["chore"], registry=registry
+        )
+        self._chore_success = Gauge(
+            "wattline_chore_last_success_timestamp_seconds",
+            "When the last round of a chore went well; 0 = not yet",
+            ["chore"],
+            registry=registry,
+        )
         # Every series is there from the start: an alert on an increase misses a counter's first value otherwise.
         for counter, labels in (
             (self._messages, (*KINDS, "unknown")),
@@ -111,6 +121,8 @@ class IngestMetrics:
             (self._rejected, get_args(ReasonCode)),
             (self._flushes, get_args(Trigger)),
             (self._failures, get_args(FailureKind)),
+            (self._chore_failures, get_args(ChoreName)),
+            (self._chore_success, get_args(ChoreName)),
         ):
             for label in labels:
                 counter.labels(label)
@@ -178,3 +190,11 @@ class IngestMetrics:
     def silent(self, kind: str, devices: int) -> None:
         """So many devices of a kind have been silent for 5 minutes."""
         self._silent.labels(kind).set(devices)
+
+    def chore_done(self, chore: str, now: float) -> None:
+        """A round of a chore went well, at `now` (seconds since 1970)."""
+        self._chore_success.labels(chore).set(now)
+
+    def chore_failed(self, chore: str) -> None:
+        """A round of a chore failed."""
+        self._chore_failures.labels(chore).inc()

@@ -20,10 +20,10 @@ from config.settings import Settings
 from ingestor.batch import FlushPolicy
 from ingestor.decode import Decoder, KeepLimit
 from ingestor.health import health_app, listen, serving
-from ingestor.maintenance import Maintenance
+from ingestor.housekeeping.all import all_chores
+from ingestor.housekeeping.chores import Chore, keep_doing
 from ingestor.metrics import IngestMetrics
 from ingestor.pipeline import PendingLimits, Pipeline
-from ingestor.roller import keep_rolled
 from ingestor.schema.migrate import MigrationError, migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
 from ingestor.sink import Sink
@@ -33,6 +33,7 @@ from mqtt.errors import LinkRefused
 from mqtt.link import Link, LinkOptions
 from mqtt.options import RECEIVE_MAXIMUM_MAX
 from postgres.connecting import connect
+from postgres.fitness import UnfitError
 from postgres.words import explain
 from telemetry.topics import subscription_filter
 
@@ -100,7 +101,7 @@ class Ingestor:
                 try:
                     old_filters = await self._until_stopped(self._prepare_database())
                     return old_filters is None or await self._ingest(old_filters)
-                except MigrationError as error:
+                except (MigrationError, UnfitError) as error:
                     logger.error("PostgreSQL at %s: %s", self._settings.database_label, error)  # noqa: TRY400 - one line
                     return False
 
@@ -120,28 +121,30 @@ class Ingestor:
         self._starting = None
         linked = asyncio.create_task(link.run(), name="link")
         flushing = asyncio.create_task(pipeline.run(), name="flush")
-        tidying = asyncio.create_task(Maintenance(settings, self.metrics, self._is_connected).run(), name="maintenance")
-        rolling = asyncio.create_task(keep_rolled(settings), name="hourly sums")
         forgetting = asyncio.create_task(self._forget(old_filters), name="forget old filters")
         stopping = asyncio.create_task(self._stopped.wait(), name="stop")
-        tasks = [linked, flushing, tidying, rolling, forgetting, stopping]
+        chores = [
+            asyncio.create_task(self._keep_doing(chore), name=f"chore {chore.name}")
+            for chore in all_chores(settings, self.metrics, self._is_connected)
+        ]
+        tasks = [linked, flushing, forgetting, stopping, *chores]
         try:
-            running = {linked, flushing, tidying, rolling, stopping}
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({linked, flushing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             pipeline.stop(link.connection)
             await self._drain(flushing)
-            for task in done - {stopping}:
-                task.result()
-        except LinkRefused as refused:
-            logger.error("%s", refused)  # noqa: TRY400 - a person wants a line, no traceback
-            return False
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
             await self._sink.close()
+        if not _ended_well(tasks):
+            return False
         logger.info("stopped")
         return True
+
+    async def _keep_doing(self, chore: Chore) -> None:
+        settings = self._settings
+        await keep_doing(chore, conninfo=settings.database_conninfo, label=settings.database_label, books=self.metrics)
 
     async def _drain(self, flushing: asyncio.Task[None]) -> None:
         """Let the flushes finish; past the deadline leave what is unacknowledged to the broker, and say so."""
@@ -174,6 +177,8 @@ class Ingestor:
                     await ensure_partitions(connection, days_ahead(datetime.now(UTC)))
                     topic_filter = subscription_filter(settings.mqtt_share_group)
                     return await remember_filter(connection, settings.mqtt_client_id, topic_filter)
+            except UnfitError:
+                raise
             except psycopg.Error as error:
                 self._starting = explain(error, settings.database_label)
                 if self._starting != said:
@@ -222,3 +227,16 @@ class Ingestor:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+
+
+def _ended_well(tasks: list[asyncio.Task[Any]]) -> bool:
+    """Look at how each task ended, so that no exception goes unseen; False where one did not end as it should."""
+    well = True
+    for task in tasks:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, LinkRefused):
+            logger.error("%s", error)  # a person wants a line, no traceback
+        elif error is not None:
+            logger.error("%s: ended by a fault of wattline", task.get_name(), exc_info=error)
+        well = well and error is None
+    return well

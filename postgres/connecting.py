@@ -42,6 +42,9 @@ class Session(AsyncConnection[TupleRow]):
     psycopg asks the server to cancel and waits for the query to end, 5 s each: longer than a stop may take.
     """
 
+    backend_pid: int
+    """Of the server's process; `info.backend_pid` is a pooler's invention behind a pooler."""
+
     @classmethod
     async def connect(  # type: ignore[override]
         cls,
@@ -69,8 +72,8 @@ class Session(AsyncConnection[TupleRow]):
             cursor = await self.execute(opening(self.info.server_version, limits), prepare=False)
             while cursor.nextset():
                 pass
-            backend = await cursor.fetchone()
-            if backend != (self.info.backend_pid,):
+            self.backend_pid = (await cursor.fetchone() or (0,))[0]
+            if self.backend_pid != self.info.backend_pid:
                 await check_session_is_ours(self, conninfo)
         finally:
             alarm.cancel()

@@ -25,7 +25,7 @@ DAYS_BEHIND, DAYS_AHEAD = 1, 3
 CREATE_LOCK_TIMEOUT_MS = 5_000
 # Waiting to detach holds nobody up; queries of hours (a dump) are waited for again at the next run.
 DETACH_LOCK_TIMEOUT_MS = 60_000
-REJECTED_CHUNK_ROWS = 5_000  # a transaction of some 50 ms: vacuum and the flush's own inserts stay undisturbed
+DROP_LOCK_TIMEOUT_MS = 1_000
 
 _EXPIRED_MARK = "wattline: past its retention, being dropped"
 
@@ -55,11 +55,6 @@ _TABLES = """
     LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
     WHERE h.oid = %(history)s::regclass AND coalesce(i.inhparent = h.oid, true)
     ORDER BY c.relname"""
-_DELETE_REJECTED = """
-    DELETE FROM rejected_messages WHERE id IN (
-        SELECT id FROM rejected_messages WHERE received_at < now() - make_interval(hours => 24 * %s)
-        ORDER BY received_at LIMIT %s FOR UPDATE SKIP LOCKED
-    )"""
 
 
 @dataclass(frozen=True)
@@ -113,7 +108,8 @@ async def drop_expired(connection: AsyncConnection[TupleRow], keep_days: int, no
 
     `keep_days` 0 keeps everything. The connection must be in autocommit mode. While another process is at it, this
     one does nothing. Raises psycopg.errors.LockNotAvailable where a query held a history for longer than
-    DETACH_LOCK_TIMEOUT_MS; what is left then, or after a kill, the next run finishes.
+    DETACH_LOCK_TIMEOUT_MS, or a detached day for longer than DROP_LOCK_TIMEOUT_MS; what is left then, or after a kill,
+    the next run finishes.
     """
     if keep_days == 0:
         return []
@@ -122,6 +118,7 @@ async def drop_expired(connection: AsyncConnection[TupleRow], keep_days: int, no
     if await cursor.fetchone() != (True,):
         return []
     dropped = []
+    before = await (await connection.execute("SELECT current_setting('lock_timeout')")).fetchone()
     try:
         await connection.execute("SELECT set_config('lock_timeout', %s, false)", [f"{DETACH_LOCK_TIMEOUT_MS}ms"])
         for history in HISTORIES:
@@ -131,20 +128,9 @@ async def drop_expired(connection: AsyncConnection[TupleRow], keep_days: int, no
                     dropped.append(table.name)
     finally:
         if not connection.broken:
-            await connection.execute("RESET lock_timeout")
+            await connection.execute("SELECT set_config('lock_timeout', %s, false)", before)
             await connection.execute("SELECT pg_advisory_unlock(%s)", [int(AdvisoryLock.RETENTION)])
     return dropped
-
-
-async def delete_rejected(connection: AsyncConnection[TupleRow], retention_days: int) -> int:
-    """Delete what has been in quarantine for longer than `retention_days`; return how many rows that were."""
-    deleted = 0
-    while True:
-        async with connection.transaction():
-            cursor = await connection.execute(_DELETE_REJECTED, [retention_days, REJECTED_CHUNK_ROWS])
-        deleted += cursor.rowcount
-        if cursor.rowcount < REJECTED_CHUNK_ROWS:
-            return deleted
 
 
 async def _tables(connection: AsyncConnection[TupleRow], history: str) -> list[_Table]:
@@ -208,6 +194,8 @@ async def _drop_detached(connection: AsyncConnection[TupleRow], history: str, na
     """
     async with connection.transaction():
         await lock_in_transaction(connection, AdvisoryLock.PARTITIONS, CREATE_LOCK_TIMEOUT_MS)
+        # Somebody may still read the table; a flush that needs another day's must not wait for them at our lock.
+        await connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{DROP_LOCK_TIMEOUT_MS}ms"])
         detached = any(
             table.name == name and table.marked and not table.attached and not table.detach_pending
             for table in await _tables(connection, history)

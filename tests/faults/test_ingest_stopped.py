@@ -84,7 +84,7 @@ def test_with_the_database_away_and_with_everything_silent(
     publisher: Device,
     ways: tuple[TcpProxy, TcpProxy],
 ) -> None:
-    """Two ingestors on two databases, stopped at once. One finds nobody there; of the other, a flush, the maintenance
+    """Two ingestors on two databases, stopped at once. One finds nobody there; of the other, a flush, a chore
     and the goodbye to the broker wait for answers that never come.
     """
     (to_database, to_broker), database = ways, postgres_factory()
@@ -98,7 +98,7 @@ def test_with_the_database_away_and_with_everything_silent(
         connection.execute("LOCK TABLE rejected_messages")
         silent.start()
         silent.wait_ready()
-        wait_until_blocked(urls[1], "wattline maintenance")
+        wait_until_blocked(urls[1], "wattline quarantine")
         database.stop()
         to_database.blackhole()
         publish_all(publisher, readings)

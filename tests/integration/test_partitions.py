@@ -20,7 +20,6 @@ from ingestor.schema.migrate import migrate
 from ingestor.schema.partitions import (
     HISTORIES,
     days_ahead,
-    delete_rejected,
     drop_expired,
     ensure_partitions,
     partition_name,
@@ -392,24 +391,6 @@ def test_one_process_drops_while_the_others_do_nothing(database: Database) -> No
             assert await database.drop(1, NOON + timedelta(days=30)) == []
         runs = await asyncio.gather(*(database.drop(1, NOON + timedelta(days=30)) for _ in range(4)))
         assert sorted(name for names in runs for name in names) == sorted(made)
-
-    asyncio.run(scenario())
-
-
-def test_what_was_in_quarantine_long_enough_is_deleted_in_chunks(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(partitions, "REJECTED_CHUNK_ROWS", 10)
-
-    async def scenario() -> None:
-        await database.rows(
-            "INSERT INTO rejected_messages (received_at, topic, payload, reason_code, reason) "
-            "SELECT now() - n * interval '1 day', 't', '', 'invalid_json', '' FROM generate_series(1, 34) n"
-        )
-        async with database.session(autocommit=False) as session:
-            assert await delete_rejected(session, 5) == 30
-            assert await delete_rejected(session, 5) == 0
-        assert await database.rows("SELECT count(*) FROM rejected_messages") == [(4,)]
 
     asyncio.run(scenario())
 

@@ -1,0 +1,21 @@
+"""Which chores an ingestor has. A new one is a module of its own and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from config.settings import Settings
+from ingestor.housekeeping import gauges, hourly_sums, partitions_ahead, quarantine, retention
+from ingestor.housekeeping.chores import Chore
+from ingestor.metrics import IngestMetrics
+
+
+def all_chores(settings: Settings, metrics: IngestMetrics, connected: Callable[[], bool]) -> list[Chore]:
+    """`connected` says whether the broker's link is up."""
+    return [
+        partitions_ahead.CHORE,
+        retention.chore(settings.retention_days),
+        quarantine.chore(settings.rejected_retention_days),
+        hourly_sums.CHORE,
+        gauges.chore(metrics, connected),
+    ]

@@ -1,0 +1,140 @@
+"""A chore: work on the tables now and then, off the path of the readings. Each one stands alone.
+
+It has a session of its own for each round, a deadline, and its own retries. Whatever goes wrong in one, of any type, is
+counted and told once; it never stops another chore or the ingest. What holds one up is named in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import psycopg
+
+from ingestor.housekeeping.blockers import blockers_of
+from postgres.connecting import Session, connect
+from postgres.session import Limits
+from postgres.words import explain
+
+logger = logging.getLogger(__name__)
+
+ChoreName = Literal["partitions", "retention", "quarantine", "hourly", "gauges"]
+
+# After a failure soon again, then twice as long each time: most are over at once, some need a person.
+RETRY_SECONDS_MIN = 5.0
+RETRY_SECONDS_MAX = 300.0
+# Of a database core a chore takes half at most while it is behind, and a tenth otherwise.
+REST_FACTOR = 10.0
+# Nothing waits so long for a lock in good order; from here on the log says for whom.
+BLOCKED_LOOK_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Chore:
+    """What is done, how often, and how long it may take."""
+
+    name: ChoreName
+    round: Callable[[Session], Awaitable[bool]]
+    """One round on a session in autocommit mode; True = there is more to do, so the next round comes soon."""
+    every_seconds: float
+    deadline_seconds: float
+    """Of a round, also where the server says nothing at all: then we hang up."""
+    limits: Limits = field(default_factory=Limits)
+
+
+class ChoreBooks(Protocol):
+    """Where rounds are counted: metrics.IngestMetrics."""
+
+    def chore_done(self, chore: str, now: float) -> None:
+        """A round went well, at `now` (seconds since 1970)."""
+
+    def chore_failed(self, chore: str) -> None:
+        """A round failed."""
+
+
+class OverdueError(Exception):
+    """A round took longer than its deadline; the message is one line."""
+
+
+async def keep_doing(chore: Chore, *, conninfo: str, label: str, books: ChoreBooks) -> None:
+    """Round after round, until cancelled. `label` is the database's name in the log."""
+    clock = asyncio.get_running_loop().time
+    failures, said = 0, ""
+    told: set[int] = set()
+    while True:
+        started = clock()
+        try:
+            more = await _one_round(chore, conninfo, told)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the next round comes
+            failures += 1
+            books.chore_failed(chore.name)
+            said = _tell(chore, error, label, said)
+            await asyncio.sleep(_retry_seconds(failures))
+            continue
+        books.chore_done(chore.name, time.time())
+        if failures:
+            logger.info("%s: works again", chore.name)
+            failures, said = 0, ""
+            told.clear()
+        took = clock() - started
+        await asyncio.sleep(took if more else max(chore.every_seconds, REST_FACTOR * took))
+
+
+async def _one_round(chore: Chore, conninfo: str, told: set[int]) -> bool:
+    session = await connect(conninfo, autocommit=True, application_name=f"wattline {chore.name}", limits=chore.limits)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + chore.deadline_seconds
+    alarm = loop.call_at(deadline, session.hang_up)
+    looking = asyncio.create_task(_name_blockers(chore, conninfo, session.backend_pid, told), name="blockers")
+    try:
+        return await chore.round(session)
+    except psycopg.Error as error:
+        if loop.time() >= deadline:
+            raise OverdueError(f"no end within {chore.deadline_seconds:g} s, so we hung up") from error
+        raise
+    finally:
+        alarm.cancel()
+        looking.cancel()
+        await asyncio.wait([looking])
+        await session.close()
+
+
+async def _name_blockers(chore: Chore, conninfo: str, pid: int, told: set[int]) -> None:
+    """Say once of each session that holds up the session `pid` who it is."""
+    while True:
+        await asyncio.sleep(BLOCKED_LOOK_SECONDS)
+        try:
+            async with await connect(conninfo, autocommit=True, application_name="wattline blockers") as session:
+                found = await blockers_of(session, pid)
+        except psycopg.Error:
+            continue  # the round's own session has the same trouble, and tells it
+        for blocker in found:
+            if blocker.pid not in told:
+                told.add(blocker.pid)
+                logger.warning("%s: waits for %s", chore.name, blocker)
+
+
+def _tell(chore: Chore, error: Exception, label: str, said: str) -> str:
+    """Log a problem unless it is the one that was `said` last; the result is what is said now."""
+    if isinstance(error, psycopg.Error):
+        problem = explain(error, label)
+    elif isinstance(error, OverdueError | OSError):
+        problem = f"PostgreSQL at {label}: {error}"
+    else:
+        problem = repr(error)
+        if problem != said:
+            logger.error("%s: a fault of wattline; trying again", chore.name, exc_info=error)
+        return problem
+    if problem != said:
+        logger.warning("%s: %s; trying again", chore.name, problem)
+    return problem
+
+
+def _retry_seconds(failures: int) -> float:
+    ceiling = min(RETRY_SECONDS_MAX, RETRY_SECONDS_MIN * 2 ** min(failures - 1, 10))
+    return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - jitter, not a secret

@@ -1,0 +1,32 @@
+"""The chore that counts silent devices. While we are not connected to the broker, silence is ours and not theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import LiteralString
+
+from ingestor.housekeeping.chores import Chore
+from ingestor.metrics import IngestMetrics
+from postgres.connecting import Session
+from postgres.session import Limits
+from telemetry.kinds import KINDS
+
+LOOK_SECONDS = 30.0
+
+# Devices that have reported before and have not for 5 minutes. A late reading is a sign of life too.
+_SILENT: LiteralString = "SELECT count(*) FROM {status} WHERE last_updated < now() - interval '5 minutes'"
+
+
+def chore(metrics: IngestMetrics, connected: Callable[[], bool]) -> Chore:
+    """The gauges stand still while not `connected`."""
+
+    async def count_silent(session: Session) -> bool:
+        if connected():
+            for kind in KINDS:
+                row = await (await session.execute(kind.sql(_SILENT))).fetchone()
+                metrics.silent(kind.name, row[0] if row else 0)
+        return False
+
+    return Chore(
+        "gauges", count_silent, LOOK_SECONDS, deadline_seconds=60.0, limits=Limits(statement_ms=30_000, lock_ms=10_000)
+    )
