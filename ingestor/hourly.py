@@ -10,7 +10,7 @@ does not see has its row still there.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import LiteralString
@@ -20,7 +20,7 @@ from psycopg.rows import TupleRow
 
 from ingestor.batch import Batch, Row
 from ingestor.schema.locks import AdvisoryLock
-from telemetry.topics import Kind
+from telemetry.kinds import KINDS, Kind
 
 HOUR = timedelta(hours=1)
 HOUR_SECONDS = 3600
@@ -31,7 +31,7 @@ LATE_DEVICES_MAX = 100
 # Hours that one transaction sums, of either kind: some 0.3 s each at the reference load, and nobody waits for it.
 HOURS_PER_ROLL = 4
 
-Invalidation = tuple[Kind, datetime, str | None]
+Invalidation = tuple[str, datetime, str | None]
 """(kind, start of the hour, device id; None = any device)"""
 
 INVALIDATE: LiteralString = """
@@ -50,64 +50,53 @@ TAKE: LiteralString = """
     )
     SELECT DISTINCT kind, hour, device_id FROM taken"""
 
-FORGET: dict[Kind, LiteralString] = {
-    "meter": "DELETE FROM meter_hourly WHERE hour = %(hour)s",
-    "vehicle": "DELETE FROM vehicle_hourly WHERE hour = %(hour)s",
-}
+# All sums of an hour, before they are made again.
+FORGET: LiteralString = "DELETE FROM {hourly} WHERE hour = %(hour)s"
 
-# Finds an hour's readings of all devices by the BRIN index on ts.
-SUM_HOUR: dict[Kind, LiteralString] = {
-    "meter": """
-        INSERT INTO meter_hourly (hour, meter_id, kwh_consumed_ac, readings)
-        SELECT %(hour)s, meter_id, sum(kwh_consumed_ac), count(*)
-        FROM meter_readings_history
-        WHERE ts >= %(hour)s AND ts < %(end)s
-        GROUP BY meter_id
-        ORDER BY meter_id""",
-    "vehicle": """
-        INSERT INTO vehicle_hourly (hour, vehicle_id, kwh_delivered_dc, battery_temp_sum, readings)
-        SELECT %(hour)s, vehicle_id, sum(kwh_delivered_dc), sum(battery_temp), count(*)
-        FROM vehicle_readings_history
-        WHERE ts >= %(hour)s AND ts < %(end)s
-        GROUP BY vehicle_id
-        ORDER BY vehicle_id""",
-}
+# An hour of all devices; finds its readings by the BRIN index on ts.
+SUM_HOUR: LiteralString = """
+    INSERT INTO {hourly} (hour, {id}, {hours}, readings)
+    SELECT %(hour)s, {id}, {sums}, count(*)
+    FROM {history}
+    WHERE ts >= %(hour)s AND ts < %(end)s
+    GROUP BY {id}
+    ORDER BY {id}"""
 
 # Some devices of an hour, by the primary key of the history.
-SUM_DEVICES: dict[Kind, LiteralString] = {
-    "meter": """
-        INSERT INTO meter_hourly (hour, meter_id, kwh_consumed_ac, readings)
-        SELECT %(hour)s, device_id, kwh, readings
-        FROM unnest(%(devices)s::text[]) AS device_id
-        CROSS JOIN LATERAL (
-            SELECT sum(kwh_consumed_ac) AS kwh, count(*) AS readings
-            FROM meter_readings_history
-            WHERE meter_id = device_id AND ts >= %(hour)s AND ts < %(end)s
-        ) AS sums
-        WHERE readings > 0
-        ON CONFLICT (hour, meter_id) DO UPDATE SET
-            kwh_consumed_ac = excluded.kwh_consumed_ac,
-            readings = excluded.readings""",
-    "vehicle": """
-        INSERT INTO vehicle_hourly (hour, vehicle_id, kwh_delivered_dc, battery_temp_sum, readings)
-        SELECT %(hour)s, device_id, kwh, temperature, readings
-        FROM unnest(%(devices)s::text[]) AS device_id
-        CROSS JOIN LATERAL (
-            SELECT sum(kwh_delivered_dc) AS kwh, sum(battery_temp) AS temperature, count(*) AS readings
-            FROM vehicle_readings_history
-            WHERE vehicle_id = device_id AND ts >= %(hour)s AND ts < %(end)s
-        ) AS sums
-        WHERE readings > 0
-        ON CONFLICT (hour, vehicle_id) DO UPDATE SET
-            kwh_delivered_dc = excluded.kwh_delivered_dc,
-            battery_temp_sum = excluded.battery_temp_sum,
-            readings = excluded.readings""",
-}
+SUM_DEVICES: LiteralString = """
+    INSERT INTO {hourly} (hour, {id}, {hours}, readings)
+    SELECT %(hour)s, device_id, {hours}, readings
+    FROM unnest(%(devices)s::text[]) AS device_id
+    CROSS JOIN LATERAL (
+        SELECT {named_sums}, count(*) AS readings
+        FROM {history}
+        WHERE {id} = device_id AND ts >= %(hour)s AND ts < %(end)s
+    ) AS sums
+    WHERE readings > 0
+    ON CONFLICT (hour, {id}) DO UPDATE SET
+        {newer_hours},
+        readings = excluded.readings"""
 
-DELETE_EXPIRED: tuple[LiteralString, ...] = (
-    "DELETE FROM meter_hourly WHERE hour < %s",
-    "DELETE FROM vehicle_hourly WHERE hour < %s",
-)
+# What is past its retention.
+DELETE_EXPIRED: LiteralString = "DELETE FROM {hourly} WHERE hour < %s"
+
+
+@dataclass(frozen=True)
+class Statements:
+    """What the roller runs for a kind of reading."""
+
+    forget: bytes
+    sum_hour: bytes
+    sum_devices: bytes
+    delete_expired: bytes
+
+    @classmethod
+    def of(cls, kind: Kind) -> Statements:
+        """Rendered once, when the program starts."""
+        return cls(kind.sql(FORGET), kind.sql(SUM_HOUR), kind.sql(SUM_DEVICES), kind.sql(DELETE_EXPIRED))
+
+
+STATEMENTS: Mapping[str, Statements] = {kind.name: Statements.of(kind) for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -131,7 +120,7 @@ def invalidations(batch: Batch, seconds: Iterable[int], now: float) -> list[Inva
     """
     running = int(now) // HOUR_SECONDS
     hours = {second // HOUR_SECONDS for second in seconds}
-    streams: tuple[tuple[Kind, Sequence[Row]], ...] = (("meter", batch.meters), ("vehicle", batch.vehicles))
+    streams: tuple[tuple[str, Sequence[Row]], ...] = (("meter", batch.meters), ("vehicle", batch.vehicles))
     found: list[Invalidation] = []
     for kind, rows in streams:
         if rows:
@@ -158,7 +147,7 @@ async def roll(connection: AsyncConnection[TupleRow], hours_max: int = HOURS_PER
         cursor = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [int(AdvisoryLock.HOURLY_SUMS)])
         if await cursor.fetchone() != (True,):
             return None
-        taken: defaultdict[tuple[Kind, datetime], set[str | None]] = defaultdict(set)
+        taken: defaultdict[tuple[str, datetime], set[str | None]] = defaultdict(set)
         for kind, hour, device_id in await (await connection.execute(TAKE, [hours_max])).fetchall():
             taken[kind, hour].add(device_id)
         for (kind, hour), devices in taken.items():
@@ -169,21 +158,22 @@ async def roll(connection: AsyncConnection[TupleRow], hours_max: int = HOURS_PER
 async def delete_expired_sums(connection: AsyncConnection[TupleRow], before: datetime) -> int:
     """Delete the sums of hours before `before`; the result is how many rows that were."""
     deleted = 0
-    for statement in DELETE_EXPIRED:
-        deleted += (await connection.execute(statement, [before])).rowcount
+    for statements in STATEMENTS.values():
+        deleted += (await connection.execute(statements.delete_expired, [before])).rowcount
     return deleted
 
 
-async def _sum(connection: AsyncConnection[TupleRow], kind: Kind, hour: datetime, devices: set[str | None]) -> None:
+async def _sum(connection: AsyncConnection[TupleRow], kind: str, hour: datetime, devices: set[str | None]) -> None:
+    statements = STATEMENTS[kind]
     bounds: dict[str, object] = {"hour": hour, "end": hour + HOUR}
     if None in devices:
-        await connection.execute(FORGET[kind], bounds)
-        await connection.execute(SUM_HOUR[kind], bounds)
+        await connection.execute(statements.forget, bounds)
+        await connection.execute(statements.sum_hour, bounds)
     else:
-        await connection.execute(SUM_DEVICES[kind], bounds | {"devices": sorted(filter(None, devices))})
+        await connection.execute(statements.sum_devices, bounds | {"devices": sorted(filter(None, devices))})
 
 
-def _late(kind: Kind, rows: Sequence[Row], running: int) -> Iterator[Invalidation]:
+def _late(kind: str, rows: Sequence[Row], running: int) -> Iterator[Invalidation]:
     running_us = running * HOUR_US
     late: defaultdict[int, set[str]] = defaultdict(set)
     for row in rows:

@@ -21,6 +21,7 @@ from config.settings import Settings, load_settings
 from ingestor.hourly import HOUR, hour_of, roll
 from postgres.connecting import connect
 from postgres.words import explain
+from telemetry.kinds import KINDS
 from telemetry.readings import Timestamp
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
@@ -30,7 +31,7 @@ WAIT_SECONDS = 0.5  # for the roller of an ingestor that is just at it
 INVALIDATE_RANGE = """
     INSERT INTO hourly_invalidations (kind, hour)
     SELECT kind, hour
-    FROM unnest('{meter,vehicle}'::text[]) AS kind
+    FROM unnest(%(kinds)s::text[]) AS kind
     CROSS JOIN generate_series(
         %(start)s::timestamptz, least(%(end)s::timestamptz, date_trunc('hour', now())) - interval '1 hour',
         interval '1 hour'
@@ -70,9 +71,9 @@ async def _rebuild(settings: Settings, start: datetime, end: datetime) -> None:
     stretch = {"start": start, "end": end}
     connection = await connect(settings.database_conninfo, autocommit=True, application_name="wattline rebuild-hourly")
     async with connection:
-        await connection.execute(INVALIDATE_RANGE, stretch)
+        await connection.execute(INVALIDATE_RANGE, {**stretch, "kinds": [kind.name for kind in KINDS]})
         total = left = await _left(connection, stretch)
-        log.info("hours to sum: %d (meters and vehicles apart)", total)
+        log.info("hours to sum: %d (each kind of reading apart)", total)
         while left:
             if await roll(connection) is None:
                 await asyncio.sleep(WAIT_SECONDS)

@@ -27,7 +27,8 @@ from ingestor.statements import Statements
 from postgres.connecting import connect
 from postgres.failures import failure_kind
 from postgres.session import Limits
-from telemetry.topics import Kind, topic_of
+from telemetry.kinds import Kind
+from telemetry.topics import topic_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ LIMITS = Limits(lock_ms=5_000)
 class Outcome:
     """What became of a batch, in readings; rejected ones are in the batch's own refusals too."""
 
-    committed: dict[Kind, int] = field(default_factory=lambda: {"meter": 0, "vehicle": 0})
-    duplicate: dict[Kind, int] = field(default_factory=lambda: {"meter": 0, "vehicle": 0})
+    committed: dict[str, int] = field(default_factory=lambda: {"meter": 0, "vehicle": 0})
+    duplicate: dict[str, int] = field(default_factory=lambda: {"meter": 0, "vehicle": 0})
     refused: list[Rejection] = field(default_factory=list)
     """Readings that PostgreSQL would not take."""
     seconds: Counter[int] = field(default_factory=Counter)
@@ -70,8 +71,8 @@ class Sink:
                     if rows:
                         refused: list[Rejection] = []
                         stored = await _store_rows(connection, table, rows, refused, merge=batch.may_be_stored)
-                        outcome.committed[table.kind] = stored
-                        outcome.duplicate[table.kind] = len(rows) - stored - len(refused)
+                        outcome.committed[table.kind.name] = stored
+                        outcome.duplicate[table.kind.name] = len(rows) - stored - len(refused)
                         outcome.refused += refused
                 await invalidate(connection, invalidations(batch, outcome.seconds, time.time()))
                 await _quarantine(connection, [*batch.rejected, *outcome.refused], once=batch.may_be_stored)
@@ -178,11 +179,16 @@ def _rejection(table: Statements, row: Row, error: psycopg.Error) -> Rejection:
     """The reading as its device would send it, with what PostgreSQL has against it."""
     device_id, timestamp_us, *numbers = row
     timestamp = (datetime.fromtimestamp(0, UTC) + timedelta(microseconds=timestamp_us)).isoformat()
-    payload = dict(zip(table.fields, (device_id, timestamp, *numbers), strict=True))
+    payload = dict(zip(_fields(table.kind), (device_id, timestamp, *numbers), strict=True))
     return Rejection(
-        topic=topic_of(table.kind, device_id),
+        topic=topic_of(table.kind.name, device_id),
         payload=json.dumps(payload).encode(),
         code="database_refused",
         reason=f"PostgreSQL refused it: {error.diag.message_primary} ({error.sqlstate})",
         received_at=time.time(),
     )
+
+
+def _fields(kind: Kind) -> tuple[str, ...]:
+    """The JSON names of a row's values."""
+    return kind.id_field, "timestamp", *(measure.name for measure in kind.measures)

@@ -1,4 +1,4 @@
-"""The SQL of a flush, one set a kind of reading.
+"""The SQL of a flush: one template a statement, rendered for each kind of reading (telemetry/kinds.py).
 
 Columns come in the order of a row: id, timestamp, numbers. `last_updated` is taken from `excluded`: Citus allows no
 function in DO UPDATE SET.
@@ -9,68 +9,44 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import LiteralString
 
-from telemetry.topics import Kind
+from telemetry.kinds import KINDS, Kind
+
+# New readings, all of them: fails on the first that is there already.
+COPY: LiteralString = "COPY {history} ({id}, ts, {measures}) FROM STDIN (FORMAT binary)"
+
+# New readings but those that are there already: the first one stored wins.
+MERGE: LiteralString = """
+    INSERT INTO {history} ({id}, ts, {measures})
+    SELECT * FROM unnest({arrays})
+    ON CONFLICT ({id}, ts) DO NOTHING"""
+
+# The newest reading of each device: an older one never overwrites a newer one.
+NEWEST: LiteralString = """
+    INSERT INTO {status} ({id}, last_reading, {measures}, last_updated)
+    SELECT reading.*, now() FROM unnest({arrays}) AS reading
+    ON CONFLICT ({id}) DO UPDATE SET
+        last_reading = excluded.last_reading,
+        {newer_measures},
+        last_updated = excluded.last_updated
+    WHERE excluded.last_reading > {status}.last_reading"""
 
 
 @dataclass(frozen=True)
 class Statements:
-    """What is written for a kind of reading, and the JSON names of its columns."""
+    """What is written for a kind of reading."""
 
     kind: Kind
-    fields: tuple[str, ...]
-    copy: LiteralString
-    """New readings, all of them: fails on the first that is there already."""
-    merge: LiteralString
-    """The same, leaving out those that are there already: the first one stored wins."""
-    newest: LiteralString
-    """The newest reading of each device: an older one never overwrites a newer one."""
+    copy: bytes
+    merge: bytes
+    newest: bytes
+
+    @classmethod
+    def of(cls, kind: Kind) -> Statements:
+        """Rendered once, when the program starts."""
+        return cls(kind, kind.sql(COPY), kind.sql(MERGE), kind.sql(NEWEST))
 
 
-METER = Statements(
-    kind="meter",
-    fields=("meterId", "timestamp", "kwhConsumedAc", "voltage"),
-    copy="COPY meter_readings_history (meter_id, ts, kwh_consumed_ac, voltage) FROM STDIN (FORMAT binary)",
-    merge="""
-        INSERT INTO meter_readings_history (meter_id, ts, kwh_consumed_ac, voltage)
-        SELECT * FROM unnest(%b::text[], %b::timestamptz[], %b::float8[], %b::float8[])
-        ON CONFLICT (meter_id, ts) DO NOTHING
-    """,
-    newest="""
-        INSERT INTO meter_status (meter_id, last_reading, kwh_consumed_ac, voltage, last_updated)
-        SELECT reading.*, now() FROM unnest(%b::text[], %b::timestamptz[], %b::float8[], %b::float8[]) AS reading
-        ON CONFLICT (meter_id) DO UPDATE SET
-            last_reading = excluded.last_reading,
-            kwh_consumed_ac = excluded.kwh_consumed_ac,
-            voltage = excluded.voltage,
-            last_updated = excluded.last_updated
-        WHERE excluded.last_reading > meter_status.last_reading
-    """,
-)
-
-VEHICLE = Statements(
-    kind="vehicle",
-    fields=("vehicleId", "timestamp", "soc", "kwhDeliveredDc", "batteryTemp"),
-    copy="""
-        COPY vehicle_readings_history (vehicle_id, ts, soc, kwh_delivered_dc, battery_temp) FROM STDIN (FORMAT binary)
-    """,
-    merge="""
-        INSERT INTO vehicle_readings_history (vehicle_id, ts, soc, kwh_delivered_dc, battery_temp)
-        SELECT * FROM unnest(%b::text[], %b::timestamptz[], %b::float8[], %b::float8[], %b::float8[])
-        ON CONFLICT (vehicle_id, ts) DO NOTHING
-    """,
-    newest="""
-        INSERT INTO vehicle_status (vehicle_id, last_reading, soc, kwh_delivered_dc, battery_temp, last_updated)
-        SELECT reading.*, now()
-        FROM unnest(%b::text[], %b::timestamptz[], %b::float8[], %b::float8[], %b::float8[]) AS reading
-        ON CONFLICT (vehicle_id) DO UPDATE SET
-            last_reading = excluded.last_reading,
-            soc = excluded.soc,
-            kwh_delivered_dc = excluded.kwh_delivered_dc,
-            battery_temp = excluded.battery_temp,
-            last_updated = excluded.last_updated
-        WHERE excluded.last_reading > vehicle_status.last_reading
-    """,
-)
+METER, VEHICLE = (Statements.of(kind) for kind in KINDS)
 
 # Refusals into quarantine.
 QUARANTINE: LiteralString = """

@@ -1,20 +1,22 @@
-"""The topics of the contract: `v1/telemetry/meter/{meterId}` and `v1/telemetry/vehicle/{vehicleId}`."""
+"""The topics of the contract: `v1/telemetry/{kind}/{deviceId}`."""
 
 from __future__ import annotations
 
-from typing import Literal
+from telemetry.kinds import KINDS as DECLARED
+from telemetry.kinds import TOPIC_ROOT
 
-Kind = Literal["meter", "vehicle"]
-KINDS: tuple[Kind, ...] = ("meter", "vehicle")
+Kind = str
+"""The name of a kind."""
+KINDS: tuple[Kind, ...] = tuple(kind.name for kind in DECLARED)
 
-ALL_TELEMETRY = "v1/telemetry/#"
-METER_PREFIX = "v1/telemetry/meter/"
-VEHICLE_PREFIX = "v1/telemetry/vehicle/"
+ALL_TELEMETRY = f"{TOPIC_ROOT}/#"
+METER_PREFIX = f"{TOPIC_ROOT}/meter/"
+VEHICLE_PREFIX = f"{TOPIC_ROOT}/vehicle/"
 
 
 def topic_of(kind: Kind, device_id: str) -> str:
     """Where a device publishes its readings."""
-    return (METER_PREFIX if kind == "meter" else VEHICLE_PREFIX) + device_id
+    return f"{TOPIC_ROOT}/{kind}/{device_id}"
 
 
 def subscription_filter(share_group: str | None) -> str:

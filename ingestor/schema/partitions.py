@@ -1,4 +1,4 @@
-"""Daily partitions of the two history tables: made ahead and on demand, dropped when their retention is over.
+"""Daily partitions of the history tables: made ahead and on demand, dropped when their retention is over.
 
 A day is a UTC day, whatever the session's time zone. Nothing here may take a lock on a history table that an open
 flush or query conflicts with, so partitions are made alone and attached, and detached concurrently before they are
@@ -17,8 +17,9 @@ from psycopg.rows import TupleRow, class_row
 from psycopg.sql import SQL, Identifier, Literal
 
 from ingestor.schema.locks import AdvisoryLock, lock_in_transaction
+from telemetry.kinds import KINDS
 
-HISTORIES = ("meter_readings_history", "vehicle_readings_history")
+HISTORIES = tuple(kind.history for kind in KINDS)
 # Yesterday for late readings around midnight; three days, so that a process that hangs over a weekend is no drama.
 DAYS_BEHIND, DAYS_AHEAD = 1, 3
 # A late batch waits for its partition while the broker's window fills: give up early, the next attempt comes soon.
@@ -84,7 +85,7 @@ def oldest_day_kept(keep_days: int, now: datetime) -> date:
 
 
 async def ensure_partitions(connection: AsyncConnection[TupleRow], days: Iterable[date]) -> list[str]:
-    """Make the missing partitions of `days` in both histories; return the names of those made.
+    """Make the missing partitions of `days` in every history; return the names of those made.
 
     The connection must be outside a transaction. A table of that name that was detached is attached again, with its
     rows. Raises psycopg.errors.LockNotAvailable after CREATE_LOCK_TIMEOUT_MS; a later attempt is welcome.
