@@ -45,10 +45,13 @@ COMPLAINT_SECONDS = 10.0  # between two log lines about queries that fail
 
 _STATEMENT_TIMEOUT = "SELECT set_config('statement_timeout', %s, true)"
 API_ROLE = "wattline_api"
-# No row where there is no such role (yet), or we may not become it. From version 16 on a member may be forbidden to.
+# No row where there is no such role (yet), it has no rights here (yet), or we may not become it: from version 16 on
+# a member may be forbidden to.
 _BECOME_API_ROLE: LiteralString = """
     SELECT set_config('role', rolname, false) FROM pg_roles
-    WHERE rolname = %s AND pg_has_role(session_user, oid, %s)"""
+    WHERE rolname = %s AND pg_has_role(session_user, oid, %s)
+      AND has_schema_privilege(oid, current_schema(), 'USAGE')
+      AND has_table_privilege(oid, to_regclass('meter_status'), 'SELECT')"""
 SERVER_KNOWS_SET = 160_000
 
 # An idle connection whose server vanished without a word is noticed after 5 + 2 * 2 s.
@@ -303,7 +306,7 @@ class Database:
             log.info("the API acts as the role %s", API_ROLE)
         else:
             log.warning(
-                "the API has all rights of its database user: there is no role %s that it may become; "
+                "the API has all rights of its database user: there is no role %s here that it may become; "
                 "`wattline migrate` makes it, or see Access in docs/operations.md",
                 API_ROLE,
             )

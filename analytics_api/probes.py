@@ -14,7 +14,7 @@ from analytics_api.answers import answer
 from analytics_api.database import Database
 from analytics_api.errors import Problem, UnavailableError
 
-REQUIRED_SCHEMA_VERSION = 2  # the migration that made the last table or column that our queries name
+SCHEMA_VERSION_KNOWN = 2  # the newest migration; a test compares it with ingestor/schema/
 
 SCHEMA_VERSION = "SELECT max(version) FROM schema_migrations"
 
@@ -41,9 +41,12 @@ async def readyz(database: Database, _: Request) -> Response:
         reason = database.away_because or str(error)
         raise UnavailableError("Not ready: the database does not serve us.", Problem("database", reason)) from error
     version = (row and row[0]) or 0
-    if version < REQUIRED_SCHEMA_VERSION:
-        reason = f"is at version {version}, {REQUIRED_SCHEMA_VERSION} is needed; run `wattline migrate`"
+    if version < SCHEMA_VERSION_KNOWN:
+        reason = f"is at version {version}, {SCHEMA_VERSION_KNOWN} is needed; run `wattline migrate`"
         raise UnavailableError("Not ready: the database schema is too old.", Problem("schema", reason))
+    if version > SCHEMA_VERSION_KNOWN:
+        reason = f"is at version {version}, this program knows {SCHEMA_VERSION_KNOWN}; install the newer wattline"
+        raise UnavailableError("Not ready: the database schema is newer than this program.", Problem("schema", reason))
     return answer({"status": "ready", "schemaVersion": version})
 
 

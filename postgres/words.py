@@ -52,6 +52,7 @@ _REFUSALS = tuple(
         (r"the database system is (starting up|shutting down|in recovery mode)", "the server is {0}", False),
     )
 )
+_EXTENSION = re.compile(r'permission denied to create extension "(.*?)"')
 _PREAMBLE = re.compile(r"^connection (?:failed|is bad): |connection to server .*? failed: |(?:FATAL|ERROR): +")
 
 
@@ -59,6 +60,8 @@ def explain(error: psycopg.Error, label: str) -> str:
     """One line for a person: what is wrong with the database at `label` (`host:port/name`), and what to do about it."""
     if isinstance(error, psycopg.errors.LockNotAvailable):
         what = "another session holds a lock that is needed for too long; pg_stat_activity shows whose"
+    elif isinstance(error, psycopg.errors.InsufficientPrivilege) and (found := _EXTENSION.search(str(error))):
+        what = f"{found[0]}; let an administrator run CREATE EXTENSION {found[1]} in this database once"
     elif isinstance(error, psycopg.errors.InsufficientPrivilege):
         what = f"{error.diag.message_primary}; grant it to the user of DATABASE_USERNAME, or be the tables' owner"
     elif isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
@@ -66,8 +69,8 @@ def explain(error: psycopg.Error, label: str) -> str:
             f"{error.diag.message_primary}: it is a standby, or default_transaction_read_only is on for the database "
             "or the user (some providers set it when the disk is nearly full)"
         )
-    elif found := _refusal(error):
-        refusal, match = found
+    elif refused := _refusal(error):
+        refusal, match = refused
         what = refusal.meaning.format(*match.groups())
     else:
         first_line = error.diag.message_primary or (str(error).splitlines() or [type(error).__name__])[0]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from analytics_api.probes import SCHEMA_VERSION_KNOWN
 from embedded.ports import free_ports
+from ingestor.schema.migrate import known_migrations
 from ingestor.schema.partitions import HISTORIES, days_ahead, partition_name
 from postgres.connecting import connect
 from postgres.words import explain, is_lasting
 from tests.backends import Database
-from tests.processes import WattlineProcess
+from tests.processes import WattlineProcess, get_status
 from tests.proxy import TcpProxy
 from tests.waiting import wait_until
 
@@ -106,7 +110,8 @@ def test_a_user_who_may_not_change_the_schema_is_told_so(database_url: str, star
     assert len(said.splitlines()) == 1, said
 
 
-def test_a_newer_database_is_one_line(database_url: str, start_wattline: StartWattline) -> None:
+def test_a_newer_database_is_one_line(database_url: str, start_wattline: StartWattline, tmp_path: Path) -> None:
+    """`migrate` and `ingest` refuse it; the API serves what it can, and is not ready."""
     migrate(start_wattline, DATABASE_URL=database_url)
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("INSERT INTO schema_migrations VALUES (9999, '9999_later.sql', 'sum')")
@@ -114,6 +119,20 @@ def test_a_newer_database_is_one_line(database_url: str, start_wattline: StartWa
     assert status == 1
     assert "the database is newer than this program: it has 9999_later.sql" in said
     assert len(said.splitlines()) == 1, said
+    ingestor = start_wattline("ingest", DATABASE_URL=database_url)
+    assert ingestor.wait() == 1
+    assert "the database is newer than this program: it has 9999_later.sql" in ingestor.output()
+    assert "Traceback" not in ingestor.output()
+    api = start_wattline("api", DATABASE_URL=database_url)
+    wait_until(lambda: get_status(f"{api.http_url}/healthz") == 200, what="the API")
+    answer = httpx.get(f"{api.http_url}/readyz")
+    assert answer.status_code == 503
+    assert "newer than this program" in answer.json()["message"]
+
+
+def test_the_api_knows_the_newest_migration() -> None:
+    """Whoever adds a migration changes the number in analytics_api/probes.py, after a look at the API's queries."""
+    assert known_migrations()[-1].version == SCHEMA_VERSION_KNOWN
 
 
 @pytest.mark.parametrize("seconds", ["soon", "-1", "nan", "inf"])
