@@ -25,6 +25,7 @@ from ingestor.housekeeping.chores import Chore, keep_doing
 from ingestor.metrics import IngestMetrics
 from ingestor.pipeline import PendingLimits, Pipeline
 from ingestor.schema.api_role import provide_api_role
+from ingestor.schema.catalogue import check_kinds
 from ingestor.schema.migrate import MigrationError, migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
 from ingestor.sink import Sink
@@ -177,6 +178,8 @@ class Ingestor:
                         logger.info("applied migration %s", name)
                     if (problem := await provide_api_role(connection)) is not None:
                         logger.warning("PostgreSQL at %s: %s", settings.database_label, problem)
+                    for table in await check_kinds(connection):
+                        logger.warning("%s holds readings of a kind that this program does not declare", table)
                     await ensure_partitions(connection, days_ahead(datetime.now(UTC)))
                     topic_filter = subscription_filter(settings.mqtt_share_group)
                     return await remember_filter(connection, settings.mqtt_client_id, topic_filter)

@@ -17,6 +17,7 @@ from psycopg.rows import TupleRow
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
 from ingestor.schema.api_role import provide_api_role
+from ingestor.schema.catalogue import check_kinds
 from ingestor.schema.migrate import MigrationError, migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
 from postgres.connecting import connect
@@ -63,6 +64,8 @@ async def _bring_up_to_date(settings: Settings, wait_seconds: float) -> None:
         problem = await provide_api_role(connection)
         if problem is not None:
             log.warning("PostgreSQL at %s: %s", settings.database_label, problem)
+        for table in await check_kinds(connection):
+            log.warning("%s holds readings of a kind that this program does not declare", table)
         made = await ensure_partitions(connection, days_ahead(datetime.now(UTC)))
     log.info("%s: the schema is up to date; daily partitions made: %d", settings.database_label, len(made))
 
