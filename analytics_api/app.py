@@ -31,13 +31,14 @@ from analytics_api.metrics import MeasuredApp, build_registry
 from config.settings import Settings
 
 
-def create_app(settings: Settings, *, loopback_only: bool) -> Starlette:
+def create_app(settings: Settings, *, loopback_only: bool, connections_max: int) -> Starlette:
     """The app; its lifespan opens database and broker link, which need not be there yet.
 
-    `loopback_only`: nobody but this machine can reach it. Raises SettingsError for unusable certificate files.
+    `loopback_only`: nobody but this machine can reach it; `connections_max`: as many are served at a time. Raises
+    SettingsError for unusable certificate files.
     """
     database = Database(settings.database_conninfo, settings.database_label)
-    live = stream.Stream(database)
+    live = stream.Stream(database, listeners_max=stream.listeners_max(connections_max))
     registry, http_metrics = build_registry(database)
     broker = gateway.Gateway(settings, registry)
     convention = MeterConvention.parse(settings.meter_id_convention)

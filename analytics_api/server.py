@@ -10,13 +10,14 @@ import logging
 import signal
 import sys
 
-import uvicorn
-
 from analytics_api.access import bound_to_loopback
 from analytics_api.app import create_app
 from analytics_api.envelope import EnvelopedApp
 from analytics_api.listening import listen, url_of
-from analytics_api.protocol import BoundedProtocol
+from analytics_api.stream import LISTENERS_MAX
+from config.http_room import Room
+from config.http_server import BoundedServer, bounded_config, connections_max
+from config.open_files import raise_limit
 from config.settings import Settings
 
 STOP_SECONDS_MAX = 5  # longer than any answer takes
@@ -33,7 +34,20 @@ def serve(settings: Settings) -> None:
             "API_WRITE_LOOPBACK has no effect: HOST %s can be reached from elsewhere; writing needs API_WRITE_TOKENS",
             settings.host,
         )
-    server = uvicorn.Server(_uvicorn_config(settings, loopback_only=loopback_only))
+    most = connections_max(raise_limit())
+    if most < LISTENERS_MAX:
+        log.warning("only %d connections at a time: this process may open few files; raise `ulimit -n`", most)
+    app = create_app(settings, loopback_only=loopback_only, connections_max=most)
+    server = BoundedServer(
+        bounded_config(
+            EnvelopedApp(app),
+            keepalive_seconds=settings.http_keepalive_seconds,
+            debugging=settings.log_level == "DEBUG",
+            lifespan="on",
+            timeout_graceful_shutdown=STOP_SECONDS_MAX,
+        ),
+        Room(most),
+    )
 
     def stop(*_: object) -> None:
         server.should_exit = True
@@ -48,20 +62,3 @@ def serve(settings: Settings) -> None:
     log.info("serving %s from PostgreSQL at %s", url, settings.database_label)
     server.run(sockets=sockets)
     log.info("stopped")
-
-
-def _uvicorn_config(settings: Settings, *, loopback_only: bool) -> uvicorn.Config:
-    debugging = settings.log_level == "DEBUG"
-    return uvicorn.Config(
-        EnvelopedApp(create_app(settings, loopback_only=loopback_only)),
-        http=BoundedProtocol,
-        ws="none",
-        lifespan="on",
-        workers=1,
-        log_config=None,
-        log_level="debug" if debugging else "error",  # below are its own notes and what clients did wrong
-        access_log=debugging,
-        proxy_headers=False,  # who is asking is who is connected; a header can claim anything
-        server_header=False,
-        timeout_graceful_shutdown=STOP_SECONDS_MAX,
-    )

@@ -32,6 +32,7 @@ from analytics_api.records import METER_STATUS, VEHICLE_STATUS
 
 INTERVAL_SECONDS = 1.0
 LISTENERS_MAX = 1_000
+LISTENERS_SHARE = 0.75  # of all connections; the others are for those who ask and go
 CHANGED_MAX = 200  # of each kind in one event
 HEARTBEAT_SECONDS = 10  # proxies close what is silent for 30 to 60 s
 SEND_SECONDS_MAX = 10.0  # a listener that takes nothing for so long is gone
@@ -68,7 +69,9 @@ log = logging.getLogger(__name__)
 
 
 class TooManyListenersError(UnavailableError):
-    """No place for another listener; somebody may leave."""
+    """No place for another listener; somebody may leave. The connection ends, for it would only take a place too."""
+
+    headers = {**UnavailableError.headers, "Connection": "close"}  # noqa: RUF012 - a Mapping, declared so above
 
 
 @dataclass(eq=False)
@@ -100,8 +103,11 @@ class Stream:
     `patience_seconds`: a listener that takes nothing for so long is cut off.
     """
 
-    def __init__(self, database: Database, patience_seconds: float = SEND_SECONDS_MAX) -> None:
+    def __init__(
+        self, database: Database, patience_seconds: float = SEND_SECONDS_MAX, listeners_max: int = LISTENERS_MAX
+    ) -> None:
         self.patience_seconds = patience_seconds
+        self._listeners_max = listeners_max
         self._database = database
         self._listeners: set[Listener] = set()
         self._asking: asyncio.Task[None] | None = None
@@ -121,8 +127,8 @@ class Stream:
 
     def join(self) -> Listener:
         """A place among the listeners; `leave` gives it back. Raises TooManyListenersError."""
-        if len(self._listeners) >= LISTENERS_MAX:
-            raise TooManyListenersError(f"There are {LISTENERS_MAX:,} listeners already; try again later.")
+        if len(self._listeners) >= self._listeners_max:
+            raise TooManyListenersError(f"There are {self._listeners_max:,} listeners already; try again later.")
         listener = Listener()
         self._listeners.add(listener)
         if self._asking is None or self._asking.done():
@@ -224,6 +230,11 @@ class _StreamResponse(EventSourceResponse):
         yield f"retry: {RETRY_MS}\n\n".encode()
         while True:
             yield await self._listener.take()
+
+
+def listeners_max(connections_max: int) -> int:
+    """How many listeners a server with so many connections may have."""
+    return min(LISTENERS_MAX, int(connections_max * LISTENERS_SHARE))
 
 
 def routes(stream: Stream) -> list[BaseRoute]:

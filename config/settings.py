@@ -124,6 +124,14 @@ class Settings(BaseSettings):
             description="vehicle prefix:meter prefix for vehicles without links; empty = none",
         ),
     ] = "VEH-:METER-"
+    http_keepalive_seconds: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=3600,
+            description="how long an idle HTTP connection is kept; longer than the proxy in front keeps it",
+        ),
+    ] = 75
     api_read_tokens: Annotated[
         SecretStr | None, Field(description="comma-separated bearer tokens for reading; unset = open")
     ] = None

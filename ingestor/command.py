@@ -7,6 +7,7 @@ import asyncio
 
 from config.event_loop import loop_factory
 from config.logging import configure_logging
+from config.open_files import raise_limit
 from config.settings import load_settings
 
 OK, FAILED = 0, 1
@@ -23,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = load_settings(beside_up=True, data_dir=args.data_dir)
     configure_logging(settings.log_level, settings.log_format)
+    raise_limit()
 
     async def ingest() -> bool:
         return await Ingestor(settings).run()

@@ -10,7 +10,6 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 
-import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -19,10 +18,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from config.errors import SettingsError
+from config.http_room import Room
+from config.http_server import BoundedServer, bounded_config
+
+CONNECTIONS_MAX = 64
+"""Prometheus, probes and a few people; the other files are for broker and database."""
+KEEPALIVE_SECONDS = 75  # longer than Prometheus waits between two questions
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the ingestor has its own."""
+class _Server(BoundedServer):
+    """Without the signal handlers of uvicorn: the ingestor has its own."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -62,9 +67,8 @@ def listen(host: str, port: int) -> socket.socket:
 @contextlib.asynccontextmanager
 async def serving(app: Starlette, listener: socket.socket) -> AsyncIterator[None]:
     """Serve for as long as the context lasts."""
-    server = _Server(
-        uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
-    )
+    config = bounded_config(app, keepalive_seconds=KEEPALIVE_SECONDS, lifespan="off", timeout_graceful_shutdown=1)
+    server = _Server(config, Room(CONNECTIONS_MAX))
     task = asyncio.create_task(server.serve(sockets=[listener]), name="health")
     try:
         yield

@@ -23,8 +23,8 @@ from starlette.types import Message
 
 from analytics_api import stream as streams
 from analytics_api.database import Database as ApiDatabase
-from analytics_api.protocol import BoundedProtocol
 from analytics_api.stream import CHANGED_MAX, Listener, Stream, TooManyListenersError
+from config.http_protocol import BoundedProtocol
 from tests.api_process import MeterRow, VehicleRow, prepare, prepared_database, running_api, store
 from tests.backends import Database
 from tests.processes import WattlineProcess
@@ -171,16 +171,15 @@ def test_a_late_listener_gets_the_newest_and_is_told_what_it_missed() -> None:
     assert asyncio.run(late()) == b'event: skipped\ndata: {"events":2}\n\nthree'
 
 
-def test_listeners_are_bounded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "LISTENERS_MAX", 2)
-
+def test_listeners_are_bounded(url: str) -> None:
     async def crowd() -> None:
-        async with ApiDatabase(url, "test") as database, Stream(database) as stream:
+        async with ApiDatabase(url, "test") as database, Stream(database, listeners_max=2) as stream:
             first = stream.join()
             stream.join()
             with pytest.raises(TooManyListenersError) as refusal:
                 stream.join()
             assert refusal.value.headers["Retry-After"]
+            assert refusal.value.headers["Connection"] == "close"
             stream.leave(first)
             stream.join()
 

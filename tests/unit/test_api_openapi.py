@@ -22,7 +22,7 @@ PAGE_FILES = "/api/"  # what the page at /api loads is no part of the API
 
 @pytest.fixture(scope="module")
 def app() -> Starlette:
-    return create_app(Settings(), loopback_only=True)
+    return create_app(Settings(), loopback_only=True, connections_max=100)
 
 
 @pytest.fixture(scope="module")

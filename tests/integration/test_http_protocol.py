@@ -8,15 +8,16 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from analytics_api import protocol
 from analytics_api.listening import listen
-from analytics_api.protocol import HEAD_BYTES_MAX, URL_BYTES_MAX, BoundedProtocol
+from config import http_protocol as protocol
+from config.http_protocol import HEAD_BYTES_MAX, URL_BYTES_MAX
+from config.http_room import Room
+from config.http_server import BoundedServer, bounded_config
 
 WAIT_SECONDS = 5.0
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -28,15 +29,13 @@ async def _echo(request: Request) -> Response:
     return PlainTextResponse(str(len(await request.body())))
 
 
-def converse(conversation: Conversation) -> bytes:
-    """Hold one conversation with a server of our protocol; what it returns."""
+def converse(conversation: Conversation, keepalive_seconds: int = 5) -> bytes:
+    """Hold one conversation with a server of ours; what it returns."""
 
     async def held() -> bytes:
         sockets = listen("127.0.0.1", 0)
         app = Starlette(routes=[Route("/", _echo, methods=["GET", "POST"])])
-        server = uvicorn.Server(
-            uvicorn.Config(app, http=BoundedProtocol, ws="none", lifespan="off", log_config=None, log_level="error")
-        )
+        server = BoundedServer(bounded_config(app, keepalive_seconds=keepalive_seconds, lifespan="off"), Room(2))
         serving = asyncio.create_task(server.serve(sockets))
         reader, writer = await asyncio.open_connection("127.0.0.1", sockets[0].getsockname()[1])
         try:
@@ -129,6 +128,29 @@ def test_a_head_that_does_not_end_ends_the_connection(monkeypatch: pytest.Monkey
 def test_a_silent_connection_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS_MAX", 0.2)
     assert converse(sending()) == b""
+
+
+def test_a_connection_that_is_kept_is_no_slow_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS_MAX", 0.2)
+
+    async def kept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        for _ in range(2):
+            writer.write(GET)
+            await reader.readuntil(b"\r\n\r\n0")
+            with pytest.raises(TimeoutError):  # nothing comes, no end either, for longer than a head may take
+                await asyncio.wait_for(reader.read(1), 0.5)
+        writer.write(GET.replace(b"Host: x", b"Host: x\r\nConnection: close"))
+        return await reader.read()
+
+    assert converse(kept).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_kept_connection_ends_when_its_time_is_over() -> None:
+    async def idle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(GET)
+        return await reader.read()
+
+    assert converse(idle, keepalive_seconds=1).count(b"HTTP/1.1 200 OK") == 1
 
 
 def test_a_slow_answer_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,130 @@
+"""uvicorn with a bound on connections, so that no number of clients takes the files that a process needs for itself.
+
+It accepts by itself: asyncio takes a thousand connections at once before one of them can be refused, and where files
+run out one kind of loop pauses and the other cuts off everybody who waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from config.http_protocol import BoundedProtocol
+from config.http_room import TURNED_AWAY_MAX, Room
+
+ACCEPTED_AT_ONCE = 16
+"""Connections taken before the loop does other work; those that have to leave for them are gone by then."""
+PAUSE_SECONDS = 0.1
+"""After an accept that failed for want of something; what is missing may be back by then."""
+COMPLAINT_SECONDS = 60.0
+OWN_FILES = 80
+"""Pool of database connections, broker link, files of the page, log, listening sockets, event loop."""
+CONNECTIONS_MAX = 10_000
+CONNECTIONS_MIN = 16
+
+_SHORT_OF_SOMETHING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+log = logging.getLogger(__name__)
+
+
+def connections_max(files: int) -> int:
+    """How many connections a process with so many files may serve, with a reserve for itself."""
+    return max(CONNECTIONS_MIN, min(CONNECTIONS_MAX, files - OWN_FILES - TURNED_AWAY_MAX - ACCEPTED_AT_ONCE))
+
+
+def bounded_config(app: ASGIApp, *, keepalive_seconds: int, debugging: bool = False, **more: object) -> uvicorn.Config:
+    """What our servers have in common; `more` are other settings of uvicorn."""
+    return uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        workers=1,
+        log_config=None,
+        log_level="debug" if debugging else "error",  # below are its own notes and what clients did wrong
+        access_log=debugging,
+        proxy_headers=False,  # who is asking is who is connected; a header can claim anything
+        server_header=False,
+        timeout_keep_alive=keepalive_seconds,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+class BoundedServer(uvicorn.Server):
+    """Serves at most as many connections as `room` has, on sockets that listen already."""
+
+    def __init__(self, config: uvicorn.Config, room: Room) -> None:
+        super().__init__(config)
+        self._room = room
+        self._listening: list[socket.socket] = []
+        self._quiet_until = 0.0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then accept."""
+        await super().startup(sockets=[])
+        self._listening = sockets or []
+        for listener in self._listening:
+            listener.setblocking(False)
+            self._accept_from(listener)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nothing more, let what is in hand finish, stop the application."""
+        loop = asyncio.get_running_loop()
+        for listener in self._listening:
+            loop.remove_reader(listener)
+        self._listening = []
+        await super().shutdown(sockets)
+
+    def _accept_from(self, listener: socket.socket) -> None:
+        if listener in self._listening:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                connection, _address = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno in _SHORT_OF_SOMETHING:
+                    self._complain(loop.time(), error)
+                    loop.remove_reader(listener)
+                    loop.call_later(PAUSE_SECONDS, self._accept_from, listener)
+                return  # anything else ended one connection, and says nothing about the next
+            connection.setblocking(False)
+            task = loop.create_task(self._connect(connection), name="new connection")
+            self.server_state.tasks.add(task)
+            task.add_done_callback(self.server_state.tasks.discard)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        # TCP_NODELAY is the loop's business; a client that has gone meanwhile is nobody's.
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+        except OSError:
+            with suppress(OSError):
+                connection.close()
+
+    @property
+    def _protocol(self) -> Callable[[], BoundedProtocol]:
+        return partial(
+            BoundedProtocol,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            room=self._room,
+        )
+
+    def _complain(self, now: float, error: OSError) -> None:
+        if now >= self._quiet_until:
+            self._quiet_until = now + COMPLAINT_SECONDS
+            log.error(
+                "no connection can be taken for the moment (%d are open): %s", self._room.connections, error.strerror
+            )

@@ -1,0 +1,94 @@
+"""Who may stay connected: bounded whatever comes, and a newcomer finds room while somebody only waits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config.http_room import FIRST_WORDS_SECONDS, TURNED_AWAY_MAX, Room
+from config.http_server import CONNECTIONS_MAX, CONNECTIONS_MIN, connections_max
+
+
+@dataclass(eq=False)
+class Visitor:
+    """A connection that remembers whether it had to leave."""
+
+    gone: bool = False
+
+    def leave(self) -> None:
+        self.gone = True
+
+
+def test_who_has_waited_longest_since_its_answer_leaves_for_a_newcomer():
+    room = Room(2)
+    first, second, third, fourth = (Visitor() for _ in range(4))
+    for visitor in (first, second):
+        assert room.enter(visitor, 0)
+        room.is_served(visitor)
+    room.waits(second)
+    room.waits(first)
+    assert room.enter(third, 0)
+    assert second.gone
+    room.left(second)
+    assert not first.gone
+    room.is_served(first)
+    room.is_served(third)
+    assert not room.enter(fourth, 0)
+    room.left(first)
+    assert room.enter(Visitor(), 0)
+
+
+def test_who_has_only_just_come_may_say_what_it_wants_first():
+    room = Room(1)
+    first, second = Visitor(), Visitor()
+    assert room.enter(first, 0)
+    assert not room.enter(Visitor(), FIRST_WORDS_SECONDS / 2)
+    assert not first.gone
+    assert room.enter(second, FIRST_WORDS_SECONDS)
+    assert first.gone
+
+
+def test_of_those_that_are_turned_away_the_latest_are_heard():
+    room = Room(1)
+    served = Visitor()
+    room.enter(served, 0)
+    room.is_served(served)
+    crowd = [Visitor() for _ in range(TURNED_AWAY_MAX + 2)]
+    assert not any(room.enter(each, 0) for each in crowd)
+    assert [each.gone for each in crowd] == [True, True] + [False] * TURNED_AWAY_MAX
+    assert not served.gone
+
+
+@given(
+    st.integers(1, 5),
+    st.lists(st.tuples(st.sampled_from(["enter", "serve", "wait", "left"]), st.integers(0, 20), st.floats(0, 1))),
+)
+def test_there_are_never_more_than_there_is_room_for(most, events):
+    room = Room(most)
+    visitors: list[Visitor] = []
+    now = 0.0
+    for event, number, pause in events:
+        now += pause
+        visitor = visitors[number % len(visitors)] if visitors else None
+        if event == "enter" or visitor is None:
+            visitors.append(Visitor())
+            room.enter(visitors[-1], now)
+        elif event == "serve":
+            room.is_served(visitor)
+        elif event == "wait":
+            room.waits(visitor)
+        else:
+            room.left(visitor)
+            visitors.remove(visitor)
+        for each in [each for each in visitors if each.gone]:
+            room.left(each)
+            visitors.remove(each)
+        assert room.connections == len(visitors) <= most + TURNED_AWAY_MAX
+
+
+def test_a_process_keeps_files_for_itself():
+    assert connections_max(1_024) == 896
+    assert connections_max(64) == CONNECTIONS_MIN
+    assert connections_max(10**6) == CONNECTIONS_MAX
