@@ -14,16 +14,13 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Composed, Identifier
 
+from telemetry.kinds import KINDS
+
 Params: TypeAlias = Sequence[object] | Mapping[str, object]
 
 API_ROLE = "wattline_api"
 READ = (
-    "meter_readings_history",
-    "vehicle_readings_history",
-    "meter_status",
-    "vehicle_status",
-    "meter_hourly",
-    "vehicle_hourly",
+    *(table for kind in KINDS for table in (kind.history, kind.status, kind.hourly)),
     "hourly_invalidations",
     "vehicle_meter_links",
     "schema_migrations",
