@@ -16,10 +16,12 @@ import psycopg
 import pytest
 
 from tests.backends import Broker, Database, Server, new_broker, new_database
+from tests.machine import missing
 from tests.processes import WattlineProcess
 from tests.proxy import TcpProxy
 
 S = TypeVar("S", bound=Server)
+
 
 # libpq and wattline's settings read the environment; the tests' own must be the only ones.
 _NOT_OURS = ("PG", "DATABASE_", "MQTT_", "API_", "METRICS_")
@@ -100,6 +102,15 @@ def proxy_factory() -> Iterator[Callable[[int], TcpProxy]]:
     """`proxy_factory(port)`: a proxy in front of that port, with which a test can lose the network."""
     with ExitStack() as stack:
         yield lambda target_port: stack.enter_context(TcpProxy(target_port))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A failing run says at its end what the machine lacks, in case that is why."""
+    reports = terminalreporter.stats
+    if not (reports.get("failed") or reports.get("error")):
+        return
+    for line in missing():
+        terminalreporter.write_line(f"this machine lacks something: {line}", yellow=True)
 
 
 @contextmanager

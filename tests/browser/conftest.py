@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +11,12 @@ from playwright.sync_api import Page, Route, sync_playwright
 
 from tests.api_process import prepared_database, running_api
 from tests.backends import Broker, Database
+from tests.machine import chromium
 from tests.processes import WattlineProcess
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
+# The pages are our own, and nothing leaves our origin: a container gives Chromium neither the rights that its sandbox
+# wants nor much of /dev/shm.
+_ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage")
 
 
 @dataclass
@@ -47,13 +48,12 @@ def api(url: str, broker: Broker, api_settings: dict[str, str], tmp_path: Path) 
 
 @pytest.fixture
 def visit(api: WattlineProcess) -> Iterator[Visit]:
-    program = next(filter(None, map(shutil.which, _NAMES)), None)
+    program, trouble = chromium()
     if program is None:
-        pytest.skip("no Chromium on PATH; install chromium (Debian, Ubuntu: apt-get install chromium)")
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        pytest.skip(trouble)
     # A browser for each test: while there is one, this thread has an event loop, and `asyncio.run` none.
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, headless=True, args=arguments)
+        browser = playwright.chromium.launch(executable_path=program, headless=True, args=_ARGUMENTS)
         visit = Visit(browser.new_page())
 
         def only_ours(route: Route) -> None:
