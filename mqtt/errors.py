@@ -6,6 +6,7 @@ not be stored, the next one may), `LinkRefused` (give up: only a person can chan
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -194,11 +195,16 @@ def _worded(advice: Mapping[int, str], code: IntEnum, said: str | None) -> str:
     return f"{text} (reason code 0x{int(code):02X}){said_too}"
 
 
+# A machine without IPv6 says this of each name that has an address of that family too: of interest only alone.
+_NO_SUCH_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH)
+
+
 def _why(error: Exception) -> str:
     reason: str | None = getattr(error, "reason", None)
     if isinstance(error, ssl.SSLError) and reason is not None:
         return reason.lower().replace("_", " ")
     # asyncio's own texts name addresses, and join the errors of several into one; the numbers say what went wrong.
-    numbers = re.findall(r"\[Errno (\d+)\]", str(error))
-    said = [os.strerror(int(number)).lower() for number in dict.fromkeys(numbers)]
+    numbers = dict.fromkeys(map(int, re.findall(r"\[Errno (\d+)\]", str(error))))
+    telling = [number for number in numbers if number not in _NO_SUCH_FAMILY] or numbers
+    said = [os.strerror(number).lower() for number in telling]
     return ", ".join(said) or str(error).lower() or type(error).__name__

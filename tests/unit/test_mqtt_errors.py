@@ -110,8 +110,16 @@ def test_an_unsubscribe_that_failed():
             "no connection to a broker at {broker} (connection refused)" + NOBODY,
         ),
         (
-            OSError("Multiple exceptions: [Errno 101] Connect call failed (...), [Errno 111] ..., [Errno 111] ..."),
-            "no connection to a broker at {broker} (network is unreachable, connection refused)" + NOBODY,
+            OSError("Multiple exceptions: [Errno 113] Connect call failed (...), [Errno 111] ..., [Errno 111] ..."),
+            "no connection to a broker at {broker} (no route to host, connection refused)" + NOBODY,
+        ),
+        (  # no IPv6 here, and a name that has an address of it
+            OSError("Multiple exceptions: [Errno 111] Connect call failed (...), [Errno 99] ..., [Errno 101] ..."),
+            "no connection to a broker at {broker} (connection refused)" + NOBODY,
+        ),
+        (
+            OSError(errno.ENETUNREACH, "Connect call failed (...)"),
+            "no connection to a broker at {broker} (network is unreachable)" + NOBODY,
         ),
         (OSError(), "no connection to a broker at {broker} (OSError)" + NOBODY),
     ],
