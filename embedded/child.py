@@ -36,6 +36,7 @@ class Program:
     account: Account | None = None
     stop_signals: tuple[signal.Signals, ...] = (signal.SIGTERM,)  # the first is polite; SIGKILL comes after the last
     orphan_signal: signal.Signals = signal.SIGKILL
+    descriptors: tuple[int, ...] = ()  # open ones of ours that it shall have too, under the same numbers
 
 
 class Child:
@@ -77,6 +78,7 @@ class Child:
                 cwd=program.directory,
                 env=dict(program.environment),
                 start_new_session=True,
+                pass_fds=program.descriptors,
             )
 
     def stop(self, timeout_seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
     from embedded.errors import EmbeddedError  # noqa: PLC0415 - `--help` needs none of this
     from embedded.up import Options, up  # noqa: PLC0415 - same
 
+    # What libpq reads there is about another server, and would be added to our URL: a PGPASSWORD wins over its file.
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
     options = Options(
         meters=args.meters,
         vehicles=args.vehicles,

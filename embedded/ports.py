@@ -7,6 +7,8 @@ import socket
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+NOT_FOR_US = "is not for ordinary users, and nothing here listens as root"
+LEAST_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 # Below the range that the system gives to outgoing connections. A server that comes back to its port must not find it
 # taken by one: a client that tries again and again on loopback may even be given the very port that it asks for, and
 # then talks to itself.
@@ -24,12 +26,14 @@ def trouble_with(port: int) -> str | None:
         # Where somebody listens on all addresses, some systems let us bind beside them: asking finds those as well.
         if probe.connect_ex((LOOPBACK, port)) == 0:
             return "is taken"
+    if port < _least_port():
+        return NOT_FOR_US
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
         except PermissionError:
-            return "is not for ordinary users"
+            return NOT_FOR_US
         except OSError:
             return "is taken"
     return None
@@ -57,3 +61,11 @@ def _range() -> tuple[int, int]:
     if ephemeral_first >= FIRST_PORT + ROOM_MIN:
         return FIRST_PORT, ephemeral_first
     return FIRST_PORT, 65_536
+
+
+def _least_port() -> int:
+    """The least port of an ordinary user, which our servers are also for root; 0 where the system does not say."""
+    try:
+        return int(LEAST_PORT.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0

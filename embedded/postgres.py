@@ -75,6 +75,11 @@ class PostgresServer(Service):
             f"?passfile={quote(str(self.passfile))}"
         )
 
+    @property
+    def password(self) -> str:
+        """The superuser's, once launched; only for who may not read the file."""
+        return _password_in(self.passfile)
+
     def prepare(self) -> Program:
         """Folder, account, data directory, settings, port."""
         self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -173,12 +178,16 @@ class PostgresServer(Service):
 def _password(passfile: Path) -> str:
     """A new password, in libpq's format and readable by us alone; or the one of an attempt that did not finish."""
     if passfile.exists():
-        return passfile.read_text(encoding="utf-8").strip().rpartition(":")[2]
+        return _password_in(passfile)
     password = secrets.token_urlsafe(24)
     descriptor = os.open(passfile, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(f"{LOOPBACK}:*:*:{SUPERUSER}:{password}\n")
     return password
+
+
+def _password_in(passfile: Path) -> str:
+    return passfile.read_text(encoding="utf-8").strip().rpartition(":")[2]
 
 
 def _as_seen_by(account: Account | None, data: Path) -> str:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from embedded.account import account_for
 from embedded.books import Books, read_sample
-from embedded.commands import WattlineCommand, fetch
+from embedded.commands import Household, WattlineCommand, fetch
 from embedded.errors import EmbeddedError
+from embedded.interpreter import interpreter_for
 from embedded.mosquitto import MosquittoServer
 from embedded.ports import LOOPBACK, free_ports, trouble_with
 from embedded.postgres import PostgresServer
@@ -80,6 +81,7 @@ class _Run:
         self._screen = Screen()
         self._books = Books()
         self._started: list[Service] = []
+        self._household: Household | None = None
         self.stopping = Stopping(self._kill_all)
         self._http_port, self._mqtt_port, self._metrics_port = _chosen_ports(options)
         self._postgres = PostgresServer(
@@ -153,17 +155,26 @@ class _Run:
             raise EmbeddedError(migrate.why_it_ended())
         self._started.remove(migrate)
 
-    def _command(self, name: str, *arguments: str, ready_port: int | None = None) -> WattlineCommand:
+    def _set_up_household(self) -> Household:
+        interpreter = interpreter_for(account_for(self._postgres.data))
+        if interpreter.why_not:
+            self._screen.say(f"wattline's own commands run as root: {interpreter.why_not}")
         environment = {
             "DATABASE_URL": self._postgres.url,
             "MQTT_URL": self._mosquitto.url,
             "HOST": LOOPBACK,
-            "API_WRITE_LOOPBACK": "1",  # everything here listens on this machine only, as nobody else is to reach it
             "PORT": str(self._http_port),
             "METRICS_HOST": LOOPBACK,
             "METRICS_PORT": str(self._metrics_port),
+            "API_WRITE_LOOPBACK": "1",  # to try it out; what comes to this port comes from this machine
         }
-        return WattlineCommand(name, arguments, self._logs / f"{name}.log", environment, ready_port)
+        if interpreter.account:
+            environment["PGPASSWORD"] = self._postgres.password
+        return Household(interpreter, self._options.data_dir.absolute() / "home", environment)
+
+    def _command(self, name: str, *arguments: str, ready_port: int | None = None) -> WattlineCommand:
+        self._household = self._household or self._set_up_household()
+        return WattlineCommand(name, arguments, self._logs / f"{name}.log", self._household, ready_port)
 
     def _show_books(self, now: float) -> None:
         metrics = fetch(self._metrics_port, "/metrics")

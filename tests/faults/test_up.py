@@ -17,12 +17,16 @@ import psutil
 import psycopg
 import pytest
 
+from embedded.leftovers import find_marked
+from embedded.ports import _least_port
 from tests.processes import WattlineProcess, get_status
 from tests.waiting import wait_until
 
 Start = Callable[..., WattlineProcess]
 ANY_PORTS = ("--http-port", "0", "--mqtt-port", "0", "--metrics-port", "0")
 SMALL = ("--meters", "3", "--vehicles", "2", "--interval", "0.5")
+# Somebody else's server, as a person's profile may name it.
+ANOTHER_POSTGRES = {"PGHOSTADDR": "192.0.2.1", "PGPORT": "1", "PGPASSWORD": "wrong", "PGSSLMODE": "verify-full"}
 CHILDREN = {"postgres", "mosquitto", "ingestor", "api", "loadgen"}
 
 
@@ -67,10 +71,11 @@ def _metrics_committed(metrics_url: str) -> float:
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_a_day_in_its_life(tmp_path: Path, start_wattline: Start, ending: signal.Signals) -> None:
     data_dir = tmp_path / ".wattline"
-    up = start_wattline("up", *ANY_PORTS, *SMALL)
+    up = start_wattline("up", *ANY_PORTS, *SMALL, **ANOTHER_POSTGRES)
     running = _first_reading(up, data_dir)
 
     assert running["pid"] == up.pid
+    assert 0 not in {process.uids().real for process in _family(up)}  # whoever `up` itself is
     assert stat.S_IMODE((data_dir / "run.json").stat().st_mode) == 0o600
     assert get_status(running["httpUrl"]) == 200
     assert _metrics_committed(running["metricsUrl"]) > 0
@@ -154,14 +159,32 @@ def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path, start_watt
     assert not (tmp_path / ".wattline" / "postgres").exists()
 
 
+@pytest.mark.skipif(_least_port() < 2, reason="here every port is for everybody")
+def test_a_port_that_is_not_for_ordinary_users_is_named_for_root_too(tmp_path: Path, start_wattline: Start) -> None:
+    up = start_wattline("up", *ANY_PORTS, "--http-port", "1")
+    assert up.wait() == 1
+    assert up.output() == (
+        "wattline up: port 1 is not for ordinary users, and nothing here listens as root: "
+        "choose another with --http-port (--http-port 0 = any free port)\n"
+    )
+    assert not (tmp_path / ".wattline" / "postgres").exists()
+
+
 def test_a_command_that_does_not_start_ends_it_with_its_reason(tmp_path: Path, start_wattline: Start) -> None:
-    up = start_wattline("up", *ANY_PORTS, MAX_INFLIGHT="many")
-    assert up.wait(30) == 1
-    assert "wattline up: wattline migrate ended with status 2" in up.output()
-    assert "MAX_INFLIGHT: " in up.output()
+    (tmp_path / ".wattline" / "logs" / "ingestor.log").mkdir(parents=True)
+    up = start_wattline("up", *ANY_PORTS)
+    assert up.wait(60) == 1
+    assert "wattline up: .wattline/logs/ingestor.log: Is a directory\n" in up.output()
     assert "Traceback" not in up.output()
     below = [one for one in psutil.process_iter(["cwd"]) if (one.info["cwd"] or "").startswith(str(tmp_path))]
-    assert below == []
+    assert below == list(find_marked("postgres", tmp_path / ".wattline" / "postgres" / "data")) == []
+
+
+def test_a_wrong_setting_is_said_before_anything_starts(tmp_path: Path, start_wattline: Start) -> None:
+    up = start_wattline("up", *ANY_PORTS, MAX_INFLIGHT="many")
+    assert up.wait() == 2
+    assert up.output().startswith("wattline: MAX_INFLIGHT: ")
+    assert list(tmp_path.glob(".wattline/*")) == []
 
 
 def test_without_a_fleet_there_is_no_loadgen(tmp_path: Path, start_wattline: Start) -> None:

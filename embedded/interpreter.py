@@ -1,0 +1,91 @@
+"""Python and wattline's own code as the account that runs the servers can reach them.
+
+Where that account may not enter the folders above (root's home is closed), it is handed each folder as an open
+directory and names it through /proc/self/fd. It never opens anybody's folder to others.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from embedded.account import Account, can_read
+
+OPEN_FOLDERS = Path("/proc/self/fd")
+TRIAL = "import wattline.cli, psycopg, pydantic, uvicorn"
+TRIAL_SECONDS = 30.0
+SOURCE = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """How to start it: as whom, with which environment beside the usual one, with which open folders."""
+
+    program: str
+    account: Account | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    folders: tuple[int, ...] = ()
+    why_not: str | None = None
+    """Why it runs as us although `account` was asked for, in words."""
+
+
+def interpreter_for(account: Account | None) -> Interpreter:
+    """For `account`, if it can run Python at all; else for ourselves. The folders stay open as long as we run."""
+    if account is None:
+        return Interpreter(sys.executable)
+    packages = Path(sysconfig.get_path("purelib"))
+    python, library = Path(sys.executable), Path(os.__file__)
+    if all(can_read(path, account) for path in (python, library, packages, SOURCE, Path(__file__))):
+        found = Interpreter(sys.executable, account)
+        return found if _runs(found) else _as_ourselves(account, packages)
+    if not OPEN_FOLDERS.is_dir():
+        return _as_ourselves(account, packages)
+    base = Path(sys.base_prefix)
+    program = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    opened = [os.open(folder, os.O_PATH | os.O_DIRECTORY) for folder in (base, packages, SOURCE)]
+    handed = [str(OPEN_FOLDERS / str(folder)) for folder in opened]
+    found = Interpreter(
+        str(Path(handed[0]) / program.relative_to(base.resolve())) if program.is_relative_to(base.resolve()) else "",
+        account,
+        {"PYTHONPATH": os.pathsep.join(handed[1:]), "PYTHONHOME": handed[0], "LD_LIBRARY_PATH": f"{handed[0]}/lib"},
+        tuple(opened),
+    )
+    if found.program and _runs(found):
+        return found
+    for folder in opened:
+        os.close(folder)
+    return _as_ourselves(account, packages)
+
+
+def _runs(interpreter: Interpreter) -> bool:
+    """Whether the account gets as far as loading our code, and what it needs."""
+    account = interpreter.account
+    assert account is not None  # noqa: S101 - for the type checker
+    try:
+        result = subprocess.run(
+            [interpreter.program, "-c", TRIAL],
+            env={"PATH": os.defpath, **interpreter.environment},
+            cwd="/",
+            capture_output=True,
+            check=False,
+            timeout=TRIAL_SECONDS,
+            pass_fds=interpreter.folders,
+            user=account.uid,
+            group=account.gid,
+            extra_groups=[],
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return result.returncode == 0
+
+
+def _as_ourselves(account: Account, packages: Path) -> Interpreter:
+    return Interpreter(
+        sys.executable,
+        why_not=f"the user {account.name}, who runs the servers, cannot read {packages} or {SOURCE}",
+    )
