@@ -53,6 +53,11 @@ def can_read(path: Path, account: Account | None) -> bool:
     )
 
 
+def can_read_inside(path: Path, account: Account) -> bool:
+    """Whether the account may read a file of a folder that it is handed, whatever stands above."""
+    return _grants(path, account, stat.S_IROTH)
+
+
 def write_for(account: Account | None, path: Path, text: str) -> None:
     """Put a file into a folder of the account's, owned by it; whatever has that name is replaced, never written into.
 

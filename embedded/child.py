@@ -107,11 +107,11 @@ class Child:
             self._process.wait()
 
 
-def last_lines(log: Path, count: int = 5) -> str:
-    """The end of a log, for an error that has to say why a program ended."""
+def last_lines(log: Path, count: int = 5, since: int = 0) -> str:
+    """The end of a log, no older than its byte `since`: for an error that has to say why a program ended."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 10_000))
+            file.seek(max(since, log.stat().st_size - 10_000))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""

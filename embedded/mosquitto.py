@@ -12,16 +12,22 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from embedded.account import account_for, write_for
-from embedded.child import Program
+from embedded.account import Account, account_for, can_read_inside, write_for
+from embedded.child import Program, last_lines
 from embedded.errors import EmbeddedError
 from embedded.leftovers import end_leftovers, mark_of
 from embedded.mosquitto_program import MosquittoProgram, mosquitto_program
 from embedded.ports import LOOPBACK, free_ports
 from embedded.service import Service
+from embedded.snapshot import NAME, damage_of, keep, set_aside
 
+# How every version ends where it cannot restore the snapshot, whatever it says before.
+REFUSAL = "Couldn't open database"
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)
 RULES = Path(__file__).parent.parent / "mosquitto" / "mosquitto.conf"
 
 
@@ -40,6 +46,7 @@ class MosquittoServer(Service):
         self.data = self.folder / "data"
         self.port = port
         self._program = program
+        self._log_start = 0  # of the last launch
 
     @property
     def url(self) -> str:
@@ -57,6 +64,7 @@ class MosquittoServer(Service):
                 os.chown(self.data, account.uid, account.gid)
         self.port = self.port or free_ports(1)[0]
         end_leftovers("mosquitto", self.data)  # a second broker on the same snapshot would overwrite it
+        self._save_what_cannot_be_read(account)
         configuration = f"{mark_of(self.data)}.conf"
         for earlier in self.data.glob("*.conf"):
             earlier.unlink()
@@ -72,6 +80,16 @@ class MosquittoServer(Service):
             orphan_signal=signal.SIGTERM,
         )
 
+    def wait_ready(self, timeout_seconds: float | None = None, pause: Callable[[float], None] = time.sleep) -> None:
+        """Also where the snapshot has to be set aside first."""
+        try:
+            super().wait_ready(timeout_seconds, pause)
+        except EmbeddedError:
+            if not self._refused_the_snapshot():
+                raise
+            self.launch()
+            super().wait_ready(timeout_seconds, pause)
+
     def is_ready(self) -> bool:
         """Whether it runs and listens."""
         if not self.running:
@@ -79,6 +97,31 @@ class MosquittoServer(Service):
         with socket.socket() as probe:
             probe.settimeout(1.0)
             return probe.connect_ex((LOOPBACK, self.port)) == 0
+
+    def _save_what_cannot_be_read(self, account: Account | None) -> None:
+        """Of a damaged snapshot Mosquitto reads what it can, or refuses it; the rest it would write over."""
+        snapshot = self.data / NAME
+        refused, self._log_start = self._refused_the_snapshot(), self.log.stat().st_size if self.log.exists() else 0
+        if not os.path.lexists(snapshot):
+            return
+        if account and snapshot.exists() and not can_read_inside(snapshot, account):
+            raise EmbeddedError(f"{snapshot} cannot be read by the user {account.name}, who runs the broker: chown it")
+        damage = damage_of(snapshot)
+        aside = set_aside(snapshot) if refused else keep(snapshot) if damage else None
+        if aside:
+            print(
+                f"the broker's snapshot {damage or 'cannot be read'}; it is kept as {aside}, and messages and sessions "
+                "that were waiting in it may be lost",
+                flush=True,
+            )
+
+    def _refused_the_snapshot(self) -> bool:
+        """Whether the last launch ended over it."""
+        if self.running or not self.exit_status:
+            return False
+        if REFUSAL in last_lines(self.log, since=self._log_start):
+            return True
+        return -self.exit_status in CRASHES and damage_of(self.data / NAME) is not None
 
     def _configuration(self) -> str:
         try:

@@ -32,6 +32,7 @@ from embedded.service import Service
 
 DATABASE = "energy_db"
 SUPERUSER = "postgres"
+PORT_MAX = 65_535
 SETTINGS = Path(__file__).with_name("postgresql.conf")
 # A data directory below a folder that the server's account may not enter (root's home) is still its own: it enters
 # by the working directory that we hand over, and this is how Linux lets it name that.
@@ -164,14 +165,15 @@ class PostgresServer(Service):
                 f"{self.data} was written by PostgreSQL {theirs}, and this is {ours}: "
                 "dump it with the old version, or choose another --data-dir"
             )
-        if not self.passfile.exists():
+        if not self.passfile.exists() or not self.password.strip("\0"):
             raise EmbeddedError(f"{self.passfile}, the password of the data beside it, is missing: put it back")
 
     def _choose_port(self) -> None:
         memory = self.folder / "port"
         if not self.port:
-            remembered = int(memory.read_text(encoding="ascii")) if memory.exists() else 0
-            self.port = free_ports(1)[0] if not remembered or trouble_with(remembered) else remembered
+            remembered = memory.read_bytes().strip() if memory.exists() else b""
+            known = int(remembered) if remembered.isdigit() and int(remembered) <= PORT_MAX else 0
+            self.port = free_ports(1)[0] if not known or trouble_with(known) else known
         memory.write_text(str(self.port), encoding="ascii")
 
 

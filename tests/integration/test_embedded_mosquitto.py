@@ -1,3 +1,5 @@
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +11,9 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from embedded.errors import EmbeddedError
 from embedded.mosquitto import MosquittoServer
+from embedded.snapshot import damage_of
 from tests.backends import Broker
 from tests.waiting import wait_until
 
@@ -80,6 +84,76 @@ def test_thousands_of_messages_outlive_the_broker(broker: Broker, tmp_path: Path
     wait_until(lambda: len(consumer.payloads) >= 5000, 20, "all messages")
     consumer.leave()
     assert consumer.payloads == _numbers(5000)
+
+
+HEADER = b"\x00\xb5\x00mosquitto db" + bytes(4)
+
+
+def _torn(good: bytes) -> bytes:
+    return good[: len(good) // 2]
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (lambda _: b"", "is empty"),
+        (lambda good: bytes(len(good)), "is zeroed"),
+        (lambda _: b"Dear diary, " * 40, "was not written by Mosquitto"),
+        (lambda _: b"SQLite format 3\0" + bytes(4080), "was not written by Mosquitto"),
+        (lambda good: good[:19], "breaks off"),
+        (lambda good: good[:19] + (99).to_bytes(4, "big") + good[23:], "cannot be read"),
+        (_torn, "breaks off at byte "),
+        (lambda good: _torn(good) + bytes(len(good) // 2), "(is damaged|breaks off) at byte "),
+        (lambda good: good[:23] + b"\xff" * 500, "is damaged at byte 23"),
+    ],
+)
+def test_a_snapshot_that_cannot_be_read_is_kept_with_a_line(
+    broker: Broker, capfd: pytest.CaptureFixture[str], left: Callable[[bytes], bytes], said: str
+) -> None:
+    """Mosquitto refuses most of them, for ever; of the others it reads a part and writes over the rest."""
+    if not isinstance(broker, MosquittoServer):
+        pytest.skip("writes into the snapshot, which is inside the container")
+    Consumer(broker.port).leave()
+    _publish(broker.port, _numbers(100), qos=1)
+    broker.stop()
+    snapshot = broker.data / "mosquitto.db"
+    content = left(snapshot.read_bytes())
+    snapshot.write_bytes(content)
+    capfd.readouterr()
+    broker.start()
+    line = capfd.readouterr().out
+    (aside,) = broker.data.glob("mosquitto.db.damaged-*")
+    assert re.fullmatch(rf"the broker's snapshot {said}.*; it is kept as {aside}, and messages and .*\n", line)
+    assert aside.read_bytes() == content
+    with _publisher(broker.port):
+        broker.stop()
+    broker.start()
+    assert capfd.readouterr().out == ""
+
+
+def test_a_snapshot_that_is_whole_gives_no_line_and_a_torn_one_is_noticed_wherever_it_breaks(tmp_path: Path) -> None:
+    chunks = [(1, b"c" * 16), (5, b"subscription"), (2, b"message"), (3, b"")]
+    whole = HEADER + (6).to_bytes(4, "big")
+    ends = {len(whole)}
+    for kind, content in chunks:
+        whole += kind.to_bytes(4, "big") + len(content).to_bytes(4, "big") + content
+        ends.add(len(whole))
+    snapshot = tmp_path / "mosquitto.db"
+    assert damage_of(snapshot) is None
+    for length in range(len(whole) + 1):
+        snapshot.write_bytes(whole[:length])
+        assert (damage_of(snapshot) is None) == (length in ends), length
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's broker runs as somebody else")
+def test_a_snapshot_of_another_user_is_no_reason_to_start_without_it(broker: Broker) -> None:
+    if not isinstance(broker, MosquittoServer):
+        pytest.skip("writes into the snapshot, which is inside the container")
+    broker.stop()
+    snapshot = broker.data / "mosquitto.db"
+    os.chown(snapshot, 0, 0)
+    with pytest.raises(EmbeddedError, match=r"mosquitto\.db cannot be read by the user nobody, .*: chown it"):
+        broker.start()
 
 
 def test_qos_0_is_kept_while_the_consumer_is_away(broker: Broker) -> None:

@@ -96,6 +96,14 @@ def test_data_and_port_survive_kill_9(server: PostgresServer) -> None:
         again.stop()
 
 
+@pytest.mark.parametrize("left", [b"", bytes(5), b"70000", "²".encode()])
+def test_a_port_file_that_a_power_cut_left_is_no_obstacle(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "port").write_bytes(left)
+    server = PostgresServer(tmp_path)
+    server._choose_port()
+    assert int((tmp_path / "port").read_text()) == server.port > 0
+
+
 def test_a_stale_pid_file_that_names_a_living_stranger(server: PostgresServer) -> None:
     server.stop()
     # PostgreSQL itself sees through it where the stranger is another user's, or its own parent.
@@ -119,9 +127,12 @@ def test_data_of_another_version_is_refused_in_one_line(server: PostgresServer) 
     server.start()
 
 
-def test_a_lost_password_file_is_said_in_one_line(server: PostgresServer) -> None:
+@pytest.mark.parametrize("left", [None, b"", bytes(60)])
+def test_a_lost_password_file_is_said_in_one_line(server: PostgresServer, left: bytes | None) -> None:
     server.stop()
     server.passfile.unlink()
+    if left is not None:
+        server.passfile.write_bytes(left)
     with pytest.raises(EmbeddedError, match=r"pgpass, the password of the data beside it, is missing"):
         server.start()
 
