@@ -13,6 +13,7 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from analytics_api.errors import BodyTimeoutError, BodyTooLargeError, InvalidBodyError, UnsupportedTypeError
+from telemetry.readings import CONTAINERS_MAX, is_overfull
 from telemetry.readings import PAYLOAD_BYTES_MAX as BODY_BYTES_MAX
 
 # 1 MB in this time is 0.8 Mbit/s: slower than that, a device sends smaller arrays.
@@ -31,6 +32,8 @@ async def json_body(request: Request) -> Any:  # noqa: ANN401 - whatever a clien
     body = await _bounded_body(request)
     if not body:
         raise InvalidBodyError("The request has no body; a JSON value is expected.")
+    if is_overfull(body):
+        raise InvalidBodyError(f"The body holds more than {CONTAINERS_MAX:,} objects and arrays.")
     try:
         return from_json(body)
     except ValueError as error:  # its texts name a place and what was expected there, never the content

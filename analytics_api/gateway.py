@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -30,7 +31,7 @@ from analytics_api.errors import InvalidBodyError, Problem, UnavailableError
 from config.settings import Settings
 from mqtt.errors import LinkError, LinkRefused
 from mqtt.link import Link, LinkOptions
-from telemetry.readings import METER, READINGS_PER_ARRAY_MAX, VEHICLE, ReadingWindow, problems_of, timestamp_us
+from telemetry.readings import METER, VEHICLE, ReadingWindow, problems_of, timestamp_us, without_surplus
 from telemetry.topics import Kind, topic_of
 
 # The promise is 3 s; what remains is for the way back.
@@ -38,6 +39,10 @@ PUBACK_SECONDS_MAX = 2.5
 # After a refusal that only a person can lift; somebody may have.
 REFUSED_RETRY_SECONDS = 30.0
 PROBLEMS_MAX = 1_000
+# 13,000 readings fit into a body: others are served after so many of them (2 ms), and so many are on their way at once.
+AT_A_TIME = 500
+# Some brokers take no more (AWS IoT Core: 128 KB).
+MESSAGE_BYTES_MAX = 75_000
 
 _ADAPTERS: dict[Kind, tuple[TypeAdapter[Any], str]] = {"meter": (METER, "meterId"), "vehicle": (VEHICLE, "vehicleId")}
 
@@ -90,16 +95,17 @@ class Gateway:
                 if len(messages) == 1:
                     await self._link.publish(*messages[0])
                     return
-                answers = await asyncio.gather(
-                    *(self._link.publish(topic, payload) for topic, payload in messages), return_exceptions=True
-                )
+                for start in range(0, len(messages), AT_A_TIME):
+                    await self._publish_together(messages[start : start + AT_A_TIME])
         except TimeoutError:
             raise _not_taken("it did not answer in time") from None
         except LinkError as error:
             raise self._unavailable(error) from None
-        for answer in answers:
-            if isinstance(answer, LinkError):
-                raise self._unavailable(answer)
+
+    async def _publish_together(self, messages: list[tuple[str, bytes]]) -> None:
+        """Raises LinkError when one was not taken, once all of them have been answered."""
+        publishing = (self._link.publish(topic, payload) for topic, payload in messages)
+        for answer in await asyncio.gather(*publishing, return_exceptions=True):
             if isinstance(answer, BaseException):
                 raise answer
 
@@ -123,8 +129,8 @@ async def post_readings(gateway: Gateway, kind: Kind, request: Request) -> Respo
     content = await json_body(request)
     window = gateway.window()
     if isinstance(content, list):
-        readings = _validated_array(kind, content, window)
-        await gateway.publish(_by_device(kind, readings))
+        readings = await _validated_array(kind, content, window)
+        await gateway.publish(await _by_device(kind, readings))
         return _accepted("The broker has taken the readings.", {"accepted": len(readings)})
     problems, reading = _validated(kind, content, window)
     if problems:
@@ -135,11 +141,10 @@ async def post_readings(gateway: Gateway, kind: Kind, request: Request) -> Respo
     return _accepted("The broker has taken the reading.", {id_field: reading[id_field], "timestamp": timestamp(moment)})
 
 
-def _validated_array(kind: Kind, items: list[Any], window: ReadingWindow) -> list[dict[str, Any]]:
+async def _validated_array(kind: Kind, items: list[Any], window: ReadingWindow) -> list[dict[str, Any]]:
+    """The readings of an array. Raises InvalidBodyError; whatever is in it, others are served meanwhile."""
     if not items:
         raise InvalidBodyError("The array is empty; send at least one reading.")
-    if len(items) > READINGS_PER_ARRAY_MAX:
-        raise InvalidBodyError(f"{len(items)} readings in one array; at most {READINGS_PER_ARRAY_MAX} are taken.")
     problems: list[Problem] = []
     readings: list[dict[str, Any]] = []
     for index, item in enumerate(items):
@@ -147,7 +152,11 @@ def _validated_array(kind: Kind, items: list[Any], window: ReadingWindow) -> lis
         problems += [
             Problem(f"{index}.{problem.field}" if problem.field else str(index), problem.message) for problem in found
         ]
+        if len(problems) >= PROBLEMS_MAX:
+            break
         readings.append(reading)
+        if index % AT_A_TIME == 0:
+            await asyncio.sleep(0)
     if problems:
         raise _invalid(problems)
     return readings
@@ -156,7 +165,7 @@ def _validated_array(kind: Kind, items: list[Any], window: ReadingWindow) -> lis
 def _validated(kind: Kind, item: object, window: ReadingWindow) -> tuple[list[Problem], dict[str, Any]]:
     """What is wrong with a reading, or the reading."""
     try:
-        reading: dict[str, Any] = _ADAPTERS[kind][0].validate_python(item)
+        reading: dict[str, Any] = _ADAPTERS[kind][0].validate_python(without_surplus(kind, item))
     except ValidationError as error:
         return [Problem(field, message) for field, message in problems_of(error)], {}
     try:
@@ -166,16 +175,33 @@ def _validated(kind: Kind, item: object, window: ReadingWindow) -> tuple[list[Pr
     return ([] if refusal is None else [Problem("timestamp", refusal[1])]), reading
 
 
-def _by_device(kind: Kind, readings: list[dict[str, Any]]) -> list[tuple[str, bytes]]:
-    """One message a device, so that a device's readings are taken together or not at all."""
-    devices: dict[str, list[dict[str, Any]]] = {}
-    for reading in readings:
-        devices.setdefault(reading[_ADAPTERS[kind][1]], []).append(reading)
-    return [(topic_of(kind, device_id), to_json(own)) for device_id, own in devices.items()]
+async def _by_device(kind: Kind, readings: list[dict[str, Any]]) -> list[tuple[str, bytes]]:
+    """As few messages as may be: each holds readings of one device, and no more bytes than any broker takes."""
+    messages: list[tuple[str, bytes]] = []
+    devices: dict[str, list[bytes]] = {}
+    sizes: Counter[str] = Counter()
+
+    def finish(device_id: str) -> None:
+        messages.append((topic_of(kind, device_id), b"[" + b",".join(devices.pop(device_id)) + b"]"))
+        del sizes[device_id]
+
+    id_field = _ADAPTERS[kind][1]
+    for index, reading in enumerate(readings):
+        device_id, encoded = reading[id_field], to_json(reading)
+        if sizes[device_id] and sizes[device_id] + len(encoded) > MESSAGE_BYTES_MAX:
+            finish(device_id)
+        devices.setdefault(device_id, []).append(encoded)
+        sizes[device_id] += len(encoded) + 1
+        if index % AT_A_TIME == 0:
+            await asyncio.sleep(0)
+    for device_id in list(devices):
+        finish(device_id)
+    return messages
 
 
 def _invalid(problems: list[Problem]) -> InvalidBodyError:
-    return InvalidBodyError("Nothing was taken; correct what `errors` names.", *problems[:PROBLEMS_MAX])
+    which = f", the first {PROBLEMS_MAX:,} of them" if len(problems) >= PROBLEMS_MAX else ""
+    return InvalidBodyError(f"Nothing was taken; correct what `errors` names{which}.", *problems[:PROBLEMS_MAX])
 
 
 def _not_taken(why: str) -> UnavailableError:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from analytics_api.parameters import LIMIT_MAX
 from analytics_api.stream import CHANGED_MAX
 from telemetry.kinds import METER, VEHICLE
-from telemetry.readings import READINGS_PER_ARRAY_MAX, DeviceId, payload_type
+from telemetry.readings import DeviceId, payload_type
 
 Moment = Annotated[
     str,
@@ -159,7 +159,7 @@ class FleetEvent(Exact):
 class Accepted(Exact):
     """What the broker has taken of an array."""
 
-    accepted: Annotated[int, Field(ge=1, le=READINGS_PER_ARRAY_MAX)]
+    accepted: Annotated[int, Field(ge=1)]
 
 
 class MeterTaken(Exact):
@@ -274,7 +274,7 @@ class ReadyAnswer(Success):
 
 _METER_PAYLOAD: Any = payload_type(METER)
 _VEHICLE_PAYLOAD: Any = payload_type(VEHICLE)
-_SEVERAL = Field(min_length=1, max_length=READINGS_PER_ARRAY_MAX)
+_SEVERAL = Field(min_length=1)  # and as many as fit into a body
 
 
 class MeterReadings(RootModel[_METER_PAYLOAD | Annotated[list[_METER_PAYLOAD], _SEVERAL]]):

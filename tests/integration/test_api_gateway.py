@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -101,17 +100,42 @@ def test_bad_fields_are_all_named(api):
         (b'{"meterId":"\xff"}', 400),
         (b'"text"', 400),
         (b"[]", 400),
-        (json.dumps([meter_reading()] * 1001).encode(), 400),
+        (b"[[" + b",".join([b"[]"] * 60_000) + b"]]", 400),
         (b" " * 1_000_001, 413),
         ([b" " * 100_000] * 11, 413),
     ],
-    ids=["empty", "cut", "utf-8", "shape", "empty array", "long array", "large", "large and chunked"],
+    ids=["empty", "cut", "utf-8", "shape", "empty array", "nested", "large", "large and chunked"],
 )
 def test_bodies_that_are_no_reading(api, content, status):
     body = content if isinstance(content, bytes) else iter(content)
     answer = api.post(METER, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == status
     assert answer.json()["message"]
+
+
+def test_an_array_may_be_as_long_as_its_bytes_let_it_be(api, database, broker, start_wattline):
+    """Written as briefly as JSON allows: what the broker gets is longer, and must not be too long for the ingestor."""
+    start_wattline("ingest", DATABASE_URL=database, MQTT_URL=broker.url).wait_ready()
+    moments = [NOW - timedelta(seconds=second) for second in range(1_000_000)]
+    readings, size = [], 2
+    for moment in moments:
+        stamp = moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+        readings.append(f'{{"meterId":"GW-LONG","kwhConsumedAc":1,"voltage":1,"timestamp":"{stamp}"}}')
+        size += len(readings[-1]) + 1
+        if size > 999_900:
+            break
+    body = f"[{','.join(readings)}]"
+    assert 999_000 < len(body) <= 1_000_000
+    answer = api.post(METER, content=body, headers={"Content-Type": "application/json"}, timeout=30)
+    assert (answer.status_code, answer.json()["data"]) == (202, {"accepted": len(readings)})
+    wait_until(lambda: count(database, "meter_readings_history", "GW-LONG") == len(readings), 30, "all in the table")
+
+
+def test_a_few_of_many_unknown_fields_are_named(api):
+    bad = meter_reading() | {f"f{number}": 1 for number in range(60_000)}
+    answer = api.post(METER, json=bad)
+    assert answer.status_code == 400
+    assert 1 <= len(answer.json()["errors"]) <= 20
 
 
 @pytest.mark.parametrize("media_type", [None, "text/plain", "application/json; charset=latin-1"])
