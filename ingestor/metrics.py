@@ -96,6 +96,9 @@ class IngestMetrics:
         self._reconnects = Counter(
             "wattline_mqtt_reconnects", "Times the connection to the broker came back", registry=registry
         )
+        self._sessions_lost = Counter(
+            "wattline_mqtt_sessions_lost", "Times the broker came back without our session", registry=registry
+        )
         self._last_commit = Gauge(
             "wattline_last_commit_timestamp_seconds", "When the last batch was committed", registry=registry
         )
@@ -144,6 +147,10 @@ class IngestMetrics:
     def reconnected(self) -> None:
         """The connection to the broker came back."""
         self._reconnects.inc()
+
+    def session_lost(self) -> None:
+        """The broker has no session of ours although there was one."""
+        self._sessions_lost.inc()
 
     def readings_committed(self) -> float:
         """Readings stored since the start, of all kinds."""

@@ -11,6 +11,7 @@ import logging
 import signal
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,7 +30,7 @@ from ingestor.schema.catalogue import check_kinds
 from ingestor.schema.migrate import MigrationError, migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
 from ingestor.sink import Sink
-from ingestor.subscription import forget_filters, remember_filter
+from ingestor.subscription import Remembered, forget_filters, remember_filter
 from ingestor.window import BrokerWindow
 from mqtt.errors import LinkRefused
 from mqtt.link import Link, LinkOptions
@@ -37,6 +38,7 @@ from mqtt.options import RECEIVE_MAXIMUM_MAX
 from postgres.connecting import connect
 from postgres.fitness import UnfitError
 from postgres.words import explain
+from telemetry.readings import PAYLOAD_BYTES_MAX
 from telemetry.topics import subscription_filter
 
 logger = logging.getLogger(__name__)
@@ -77,12 +79,15 @@ class Ingestor:
             database_label=settings.database_label,
         )
         self._sink = sink
-        self._link_options = LinkOptions.from_settings(
-            settings,
-            client_id=settings.mqtt_client_id,
-            clean_start=False,
-            session_expiry_seconds=settings.mqtt_session_expiry_seconds,
-            receive_maximum=min(settings.max_inflight, RECEIVE_MAXIMUM_MAX),
+        self._link_options = replace(
+            LinkOptions.from_settings(
+                settings,
+                client_id=settings.mqtt_client_id,
+                clean_start=False,
+                session_expiry_seconds=settings.mqtt_session_expiry_seconds,
+                receive_maximum=min(settings.max_inflight, RECEIVE_MAXIMUM_MAX),
+            ),
+            packet_bytes_wanted=PAYLOAD_BYTES_MAX,
         )
         self._link: Link | None = None
         self.metrics.watch(
@@ -101,8 +106,8 @@ class Ingestor:
         with self._stopped_by_signals():
             async with serving(app, self._listener):
                 try:
-                    old_filters = await self._until_stopped(self._prepare_database())
-                    return old_filters is None or await self._ingest(old_filters)
+                    before = await self._until_stopped(self._prepare_database())
+                    return before is None or await self._ingest(before)
                 except (MigrationError, UnfitError) as error:
                     logger.error("PostgreSQL at %s: %s", self._settings.database_label, error)  # noqa: TRY400 - one line
                     return False
@@ -111,25 +116,27 @@ class Ingestor:
         """Make `run` end, in order."""
         self._stopped.set()
 
-    async def _ingest(self, old_filters: list[str]) -> bool:
+    async def _ingest(self, before: Remembered) -> bool:
         settings, pipeline = self._settings, self._pipeline
         self._link = link = Link(
             self._link_options,
             subscribe=[subscription_filter(settings.mqtt_share_group)],
-            unsubscribe=old_filters,
+            unsubscribe=before.old_filters,
+            known_to_broker=before.seen_before,
             on_publish=pipeline.receive,
             on_reconnect=self.metrics.reconnected,
+            on_session_lost=self.metrics.session_lost,
+            on_unsubscribed=self._forget,
         )
         self._starting = None
         linked = asyncio.create_task(link.run(), name="link")
         flushing = asyncio.create_task(pipeline.run(), name="flush")
-        forgetting = asyncio.create_task(self._forget(old_filters), name="forget old filters")
         stopping = asyncio.create_task(self._stopped.wait(), name="stop")
         chores = [
             asyncio.create_task(self._keep_doing(chore), name=f"chore {chore.name}")
             for chore in all_chores(settings, self.metrics, self._is_connected)
         ]
-        tasks = [linked, flushing, forgetting, stopping, *chores]
+        tasks = [linked, flushing, stopping, *chores]
         try:
             await asyncio.wait({linked, flushing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             pipeline.stop(link.connection)
@@ -164,8 +171,8 @@ class Ingestor:
             at_most_once,
         )
 
-    async def _prepare_database(self) -> list[str]:
-        """Wait for the database, bring it up to date; the result are the topic filters to unsubscribe."""
+    async def _prepare_database(self) -> Remembered:
+        """Wait for the database, bring it up to date; the result is what it remembers of our client id."""
         settings = self._settings
         said = ""
         while True:
@@ -192,17 +199,13 @@ class Ingestor:
                     said = self._starting
             await asyncio.sleep(DATABASE_RETRY_SECONDS)
 
-    async def _forget(self, filters: list[str]) -> None:
-        """Once the broker has confirmed that the old filters are unsubscribed, nobody needs to remember them."""
-        if not filters or self._link is None:
-            return
-        await self._link.wait_connected()
-        logger.info("unsubscribed %s", ", ".join(filters))
+    async def _forget(self, topic_filter: str) -> None:
+        """Once the broker has confirmed that an old filter is unsubscribed, nobody needs to remember it."""
         with suppress(psycopg.Error):  # the next start does it again, which is harmless
             async with await connect(self._settings.database_conninfo, autocommit=True) as connection:
-                await forget_filters(connection, self._settings.mqtt_client_id, filters)
+                await forget_filters(connection, self._settings.mqtt_client_id, [topic_filter])
 
-    async def _until_stopped(self, work: Coroutine[Any, Any, list[str]]) -> list[str] | None:
+    async def _until_stopped(self, work: Coroutine[Any, Any, Remembered]) -> Remembered | None:
         """The result of `work`, or None if the process is told to stop first."""
         working = asyncio.create_task(work, name="prepare database")
         stopping = asyncio.create_task(self._stopped.wait(), name="stop")

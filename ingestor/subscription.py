@@ -6,13 +6,27 @@ remembers it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 
-async def remember_filter(connection: AsyncConnection[TupleRow], client_id: str, topic_filter: str) -> list[str]:
-    """Write down the filter that is about to be subscribed; the result are those of earlier that are to go."""
+@dataclass(frozen=True)
+class Remembered:
+    """What is known of the client id from before."""
+
+    old_filters: list[str]
+    """Those that are to go, once the new one is granted."""
+    seen_before: bool
+    """Whether it has subscribed before: then the broker should have its session."""
+
+
+async def remember_filter(connection: AsyncConnection[TupleRow], client_id: str, topic_filter: str) -> Remembered:
+    """Write down the filter that is about to be subscribed; the result is what was written down before."""
     async with connection.transaction():
+        known = await connection.execute("SELECT FROM mqtt_subscriptions WHERE client_id = %s LIMIT 1", (client_id,))
+        seen_before = await known.fetchone() is not None
         await connection.execute(
             "INSERT INTO mqtt_subscriptions (client_id, filter) VALUES (%s, %s) ON CONFLICT DO NOTHING",
             (client_id, topic_filter),
@@ -21,7 +35,7 @@ async def remember_filter(connection: AsyncConnection[TupleRow], client_id: str,
             "SELECT filter FROM mqtt_subscriptions WHERE client_id = %s AND filter <> %s ORDER BY filter",
             (client_id, topic_filter),
         )
-        return [str(row[0]) for row in await old.fetchall()]
+        return Remembered([str(row[0]) for row in await old.fetchall()], seen_before)
 
 
 async def forget_filters(connection: AsyncConnection[TupleRow], client_id: str, filters: list[str]) -> None:

@@ -61,9 +61,13 @@ class Connection311(asyncio.Protocol):
         """Connect, and return once the broker has accepted us. Raises LinkError."""
         made = cls(options, under_way_max, on_answers, qos)
         try:
+            tls = None if options.tls is None else options.tls.context()
             async with asyncio.timeout(options.connect_timeout_seconds):
                 await asyncio.get_running_loop().create_connection(
-                    lambda: made, options.broker.host, options.broker.port, ssl=options.tls
+                    lambda: made,
+                    options.broker.host,
+                    options.broker.port,
+                    ssl=tls,
                 )
                 made._write(connect_packet(options))
                 code = await made._welcome

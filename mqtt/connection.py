@@ -22,6 +22,7 @@ from mqtt.errors import (
     lost,
     not_unsubscribed,
     publish_refused,
+    speaks_311_only,
     subscribe_refused,
     too_large_to_publish,
     unreachable,
@@ -37,6 +38,13 @@ logger = logging.getLogger(__name__)
 SILENT_PINGS_MAX = 2
 # A reason code from here on is a failure (MQTT 5, section 2.4).
 FAILURE_CODES = 0x80
+# What a SUBACK to our one filter may say.
+ENOUGH = (
+    [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE],
+    [mqtt5.SubAckReasonCode.GRANTED_QOS_EXACTLY_ONCE],
+)
+# How the CONNACK of a broker that speaks MQTT 3.1.1 only begins: two bytes follow, where MQTT 5 has three or more.
+CONNACK_311 = b"\x20\x02"
 # How long a goodbye may take before the socket is simply closed.
 CLOSE_SECONDS_MAX = 2.0
 
@@ -71,6 +79,8 @@ class Connection(asyncio.Protocol):
         # We subscribe with QoS 1, but our session may hold messages of an older subscription.
         self._exactly_once: set[int] = set()
         self._to_be_released: set[int] = set()
+        self.granted = mqtt5.ConnAckPacket()
+        """The broker's CONNACK, once connected."""
         self.session_present = False
         self.packet_bytes_max: int | None = None
         self.receive_maximum = PACKET_IDS
@@ -83,9 +93,10 @@ class Connection(asyncio.Protocol):
         """
         connection: Self | None = None
         try:
+            tls = None if options.tls is None else options.tls.context()
             async with asyncio.timeout(options.connect_timeout_seconds):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: cls(options, on_publish), options.broker.host, options.broker.port, ssl=options.tls
+                    lambda: cls(options, on_publish), options.broker.host, options.broker.port, ssl=tls
                 )
                 await connection._handshake()  # noqa: SLF001 - its own class
         except (OSError, UnicodeError) as error:  # asyncio's for a host name that cannot be one
@@ -115,13 +126,18 @@ class Connection(asyncio.Protocol):
         )
         connack = await self._connack
         if connack.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
-            raise connect_refused(str(options.broker), connack.reason_code, connack.reason_str)
+            raise connect_refused(
+                str(options.broker), connack.reason_code, connack.reason_str, connack.server_reference
+            )
+        self.granted = connack
         self.session_present = connack.session_present
         self.packet_bytes_max = connack.max_packet_size
         self.receive_maximum = min(connack.receive_max, PACKET_IDS)
         self._slots = asyncio.Semaphore(min(connack.receive_max, PACKET_IDS))
         if connack.server_keep_alive:
-            self._ping_seconds = connack.server_keep_alive / (SILENT_PINGS_MAX + 1)
+            # Never more slowly than we would by ourselves: silence would be noticed too late.
+            seconds = min(connack.server_keep_alive, options.keepalive_seconds)
+            self._ping_seconds = seconds / (SILENT_PINGS_MAX + 1)
         self._ping_timer = self._loop.call_later(self._ping_seconds, self._ping)
 
     # What the caller does
@@ -146,17 +162,21 @@ class Connection(asyncio.Protocol):
         self._write(mqtt5.SubscribePacket(packet_id, [wanted]).write())
         suback = await self._in_time(answer, mqtt5.SubAckPacket)
         # QoS 0 granted is not good enough: it would lose what is under way when anything is cut.
-        if suback.reason_codes != [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE]:
+        if suback.reason_codes not in ENOUGH:
             raise subscribe_refused(topic_filter, suback.reason_codes, suback.reason_str)
 
-    async def unsubscribe(self, topic_filter: str) -> None:
-        """Unsubscribe; a filter that was not subscribed is fine. Raises LinkError."""
+    async def unsubscribe(self, topic_filter: str) -> str | None:
+        """Unsubscribe; a filter that was not subscribed is fine. What is wrong if the broker refuses, else None.
+
+        Raises LinkError, also for an answer that does not come.
+        """
         packet_id, answer = self._expect_answer()
         self._write(mqtt5.UnsubscribePacket(packet_id, [topic_filter]).write())
         unsuback = await self._in_time(answer, mqtt5.UnsubAckPacket)
-        for code in unsuback.reason_codes:
-            if int(code) >= FAILURE_CODES:
-                logger.warning("%s", not_unsubscribed(topic_filter, code, unsuback.reason_str))
+        codes = unsuback.reason_codes
+        if len(codes) == 1 and int(codes[0]) < FAILURE_CODES:
+            return None
+        return not_unsubscribed(topic_filter, codes, unsuback.reason_str)
 
     async def publish(self, topic: str, payload: bytes, *, qos: int = 1) -> None:
         """Publish and, with QoS 1, wait for the broker's word that it has the message.
@@ -281,6 +301,9 @@ class Connection(asyncio.Protocol):
         if self._error is not None:
             return  # heard out, see _hear_out: nobody is there to take it
         self._heard = True
+        if not self._connack.done() and data.startswith(CONNACK_311):
+            self.abort(speaks_311_only(str(self._options.broker)))
+            return
         publishes, others, problem = self._stream.feed(data)
         if self._on_pubacks is not None and others:
             others = self._hand_on_pubacks(others, self._on_pubacks)
@@ -303,7 +326,7 @@ class Connection(asyncio.Protocol):
                 self._connack.set_result(packet)
             case mqtt5.DisconnectPacket():
                 options = self._options
-                self.abort(disconnected(str(options.broker), packet.reason_code, packet.reason_str, options.client_id))
+                self.abort(disconnected(str(options.broker), packet, options.client_id))
             case mqtt5.PubAckPacket() | mqtt5.SubAckPacket() | mqtt5.UnsubAckPacket() if self._connack.done():
                 self._answers.arrived(packet)
             case mqtt5.PubRelPacket() if self._connack.done():

@@ -117,20 +117,38 @@ _CERTIFICATE_ADVICE: Mapping[int, str] = {
 _FINAL = (_Connack.UNSUPPORTED_PROTOCOL_VERSION, _Connack.CLIENT_ID_NOT_VALID)
 
 
-def connect_refused(broker: str, code: mqtt5.ConnAckReasonCode, said: str | None) -> LinkError:
-    """The error for a CONNACK other than success; `said` is the broker's own reason string."""
-    text = f"the broker at {broker} refused the connection: {_worded(_CONNECT_ADVICE, code, said)}"
+def connect_refused(
+    broker: str, code: mqtt5.ConnAckReasonCode, said: str | None, elsewhere: str | None = None
+) -> LinkError:
+    """The error for a CONNACK other than success; `said` is the broker's own reason string, `elsewhere` where it sends
+    us.
+    """
+    text = f"the broker at {broker} refused the connection: {_worded(_CONNECT_ADVICE, code, said)}{_there(elsewhere)}"
     return LinkRefused(text) if code in _FINAL else LinkLost(text)
 
 
-def disconnected(broker: str, code: mqtt5.DisconnectReasonCode, said: str | None, client_id: str) -> LinkError:
+def speaks_311_only(broker: str) -> LinkRefused:
+    """The error for a CONNACK of MQTT 3.1.1."""
+    return LinkRefused(
+        f"the broker at {broker} speaks MQTT 3.1.1 only; use one that speaks MQTT 5 (Mosquitto 1.6 or later)"
+    )
+
+
+def unfit(broker: str, why: str) -> LinkLost:
+    """The error for a broker that grants less than is needed; its settings may change."""
+    return LinkLost(f"the broker at {broker} cannot serve us: {why}")
+
+
+def disconnected(broker: str, packet: mqtt5.DisconnectPacket, client_id: str) -> LinkError:
     """The error for a DISCONNECT from the broker."""
+    code = packet.reason_code
     if code == _Disconnect.SESSION_TAKEN_OVER:
         return LinkRefused(
             f"another client connected to the broker at {broker} with the client id {client_id!r} "
             "and took our session; give every ingestor an MQTT_CLIENT_ID of its own"
         )
-    return LinkLost(f"the broker at {broker} disconnected us: {_worded(_DISCONNECT_ADVICE, code, said)}")
+    why = _worded(_DISCONNECT_ADVICE, code, packet.reason_str)
+    return LinkLost(f"the broker at {broker} disconnected us: {why}{_there(packet.server_reference)}")
 
 
 def publish_refused(code: mqtt5.PubAckReasonCode, said: str | None) -> PublishRefused:
@@ -151,9 +169,10 @@ def subscribe_refused(topic_filter: str, codes: Sequence[mqtt5.SubAckReasonCode]
     return LinkLost(f"the broker refused the subscription to {topic_filter}: {why}")
 
 
-def not_unsubscribed(topic_filter: str, code: mqtt5.UnsubAckReasonCode, said: str | None) -> str:
+def not_unsubscribed(topic_filter: str, codes: Sequence[mqtt5.UnsubAckReasonCode], said: str | None) -> str:
     """What to say about an UNSUBACK that is a failure: messages may come twice, which is harmless."""
-    return f"the broker did not unsubscribe {topic_filter}: {_worded({}, code, said)}"
+    why = _worded({}, codes[0], said) if len(codes) == 1 else f"{len(codes)} reason codes instead of one"
+    return f"the broker did not unsubscribe {topic_filter}: {why}"
 
 
 def unreachable(broker: BrokerAddress, error: OSError | UnicodeError, seconds: float) -> LinkLost:
@@ -193,6 +212,10 @@ def _worded(advice: Mapping[int, str], code: IntEnum, said: str | None) -> str:
     text = advice.get(int(code)) or code.name.lower().replace("_", " ")
     said_too = f"; it says: {said[:200]!r}" if said else ""
     return f"{text} (reason code 0x{int(code):02X}){said_too}"
+
+
+def _there(elsewhere: str | None) -> str:
+    return f"; it names {elsewhere[:200]!r}" if elsewhere else ""
 
 
 # A machine without IPv6 says this of each name that has an address of that family too: of interest only alone.

@@ -10,12 +10,13 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
 from mqtt.connection import Connection, OnPublish
-from mqtt.errors import LinkError, LinkLost, LinkRefused
+from mqtt.errors import LinkError, LinkLost, LinkRefused, unfit
+from mqtt.granted import session_lost, shortcomings, why_unfit
 from mqtt.options import LinkOptions
 
 __all__ = ["Connection", "Link", "LinkOptions"]
@@ -35,12 +36,18 @@ REPEAT_LOG_SECONDS = 60.0
 SUSPICIOUS_CUTS = 3
 # The other one, cut by us in turn, is back within its own backoff.
 SUSPICIOUS_SECONDS = 2 * BACKOFF_SECONDS_MAX
+# A refused or unanswered UNSUBSCRIBE is tried again after this long: meanwhile messages come twice, which is harmless.
+UNSUBSCRIBE_RETRY_SECONDS = 60.0
+
+
+async def _nothing_to_forget(topic_filter: str) -> None:
+    pass
 
 
 class Link:
     """A connection to the broker that is kept up: `async with Link(...) as link`, or `await link.run()`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it keeps up, and who hears of it
         self,
         options: LinkOptions,
         *,
@@ -48,15 +55,25 @@ class Link:
         unsubscribe: Sequence[str] = (),
         on_publish: OnPublish | None = None,
         on_reconnect: Callable[[], None] = lambda: None,
+        on_session_lost: Callable[[], None] = lambda: None,
+        on_unsubscribed: Callable[[str], Awaitable[None]] = _nothing_to_forget,
+        known_to_broker: bool = False,
     ) -> None:
-        """`subscribe` and `unsubscribe` are topic filters, repeated on every connect, session present or not: a broker
-        may say that it kept a session and have forgotten its shared subscriptions (Mosquitto 2.0 does).
+        """`subscribe` are topic filters, repeated on every connect, session present or not: a broker may say that it
+        kept a session and have forgotten its shared subscriptions (Mosquitto 2.0 does). Those to `unsubscribe` are left
+        only once these are granted, so that nothing falls in between; `on_unsubscribed` hears of each that is left.
+
+        `known_to_broker`: an earlier process had a session under this client id; it is missed from the start.
         """
         self._options = options
         self._subscribe = tuple(subscribe)
-        self._unsubscribe = tuple(unsubscribe)
+        self._unsubscribe = list(unsubscribe)
         self._on_publish = on_publish
         self._on_reconnect = on_reconnect
+        self._on_session_lost = on_session_lost
+        self._on_unsubscribed = on_unsubscribed
+        self._session_expected = known_to_broker
+        self._shortcomings: list[str] = []
         self._connection: Connection | None = None
         self._changed = asyncio.Condition()
         self._reason: LinkError = LinkLost(f"not connected to the broker at {options.broker} yet")
@@ -78,7 +95,7 @@ class Link:
         """Raises the latest LinkError when the time (seconds) is over, LinkRefused as soon as it is final."""
         try:
             async with asyncio.timeout(timeout), self._changed:
-                await self._changed.wait_for(lambda: self._connection or isinstance(self._reason, LinkRefused))
+                await self._changed.wait_for(lambda: self.connection or isinstance(self._reason, LinkRefused))
         except TimeoutError:
             raise self._why_not() from None
         if self._connection is None:
@@ -92,6 +109,7 @@ class Link:
             started = time.monotonic()
             try:
                 connection = await self._connect()
+                leaving = asyncio.create_task(self._leave_old_filters(connection), name="leave old filters")
                 try:
                     await self._set(connection, None)
                     if connected_before:
@@ -102,7 +120,9 @@ class Link:
                     self._connection, self._reason = None, LinkLost("we closed the link to the broker")
                     raise
                 finally:
+                    leaving.cancel()
                     await connection.disconnect()
+                    await asyncio.wait([leaving])
                 lasted = time.monotonic() - started
                 failures = 0 if lasted > GOOD_CONNECTION_SECONDS else failures
                 cuts = cuts + 1 if lasted < SUSPICIOUS_SECONDS else 0
@@ -118,8 +138,7 @@ class Link:
     async def _connect(self) -> Connection:
         connection = await Connection.open(self._options, self._on_publish)
         try:
-            for topic_filter in self._unsubscribe:
-                await connection.unsubscribe(topic_filter)
+            self._weigh(connection)
             for topic_filter in self._subscribe:
                 await connection.subscribe(topic_filter)
         except LinkError as error:
@@ -133,6 +152,44 @@ class Link:
         logger.info("connected to the broker at %s as %s (%s)", self._options.broker, self._options.client_id, session)
         self._logged = ("", 0.0)
         return connection
+
+    def _weigh(self, connection: Connection) -> None:
+        """Whether the broker grants what we need, and still has our session. Raises LinkError where it cannot work."""
+        options, broker = self._options, str(self._options.broker)
+        if (why := why_unfit(connection.granted, options, self._subscribe)) is not None:
+            raise unfit(broker, why)
+        if options.session_expiry_seconds > 0:
+            if self._session_expected and not connection.session_present:
+                logger.warning("%s", session_lost(broker, options.client_id))
+                self._on_session_lost()
+            self._session_expected = True
+        lines = shortcomings(connection.granted, options)
+        for line in lines:
+            if line not in self._shortcomings:
+                logger.warning("the broker at %s grants less than was asked for: %s", broker, line)
+        self._shortcomings = lines
+
+    async def _leave_old_filters(self, connection: Connection) -> None:
+        """Unsubscribe what is not wanted any more; what the broker refuses is kept in mind and tried again."""
+        said: set[str] = set()
+        while self._unsubscribe and connection.is_open:
+            for topic_filter in tuple(self._unsubscribe):
+                try:
+                    refusal = await connection.unsubscribe(topic_filter)
+                except LinkError as error:
+                    refusal = f"{topic_filter} is not unsubscribed yet: {error}"
+                if refusal is None:
+                    self._unsubscribe.remove(topic_filter)
+                    logger.info("unsubscribed %s", topic_filter)
+                    try:
+                        await self._on_unsubscribed(topic_filter)
+                    except Exception:
+                        logger.exception("could not note down that %s is unsubscribed", topic_filter)
+                elif connection.is_open and refusal not in said:
+                    said.add(refusal)
+                    logger.warning("%s; its messages come twice, which is harmless; trying again", refusal)
+            if self._unsubscribe:
+                await asyncio.sleep(UNSUBSCRIBE_RETRY_SECONDS)
 
     async def _wait_before_retry(self, failures: int, error: LinkError, cuts: int) -> None:
         ceiling = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** min(failures, 10))

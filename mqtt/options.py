@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from config.broker import BrokerAddress
-from config.errors import SettingsError
+from mqtt.trust import Trust
 
 if TYPE_CHECKING:  # the settings know PostgreSQL's driver, which this room has no use for
     from config.settings import Settings
@@ -35,7 +34,10 @@ class LinkOptions:
     keepalive_seconds: int = 30
     """A connection that is silent for about this long is given up, on either side."""
     connect_timeout_seconds: float = 10.0
-    tls: ssl.SSLContext | None = None
+    tls: Trust | None = None
+    """Certificates, read again when they have changed; None = no TLS."""
+    packet_bytes_wanted: int = 0
+    """A broker that takes only smaller packets from its publishers is worth a warning; 0 = any will do."""
 
     @classmethod
     def from_settings(
@@ -54,30 +56,7 @@ class LinkOptions:
             clean_start=clean_start,
             session_expiry_seconds=session_expiry_seconds,
             receive_maximum=receive_maximum,
-            tls=_tls_context(settings) if settings.broker.tls else None,
+            tls=Trust(settings.mqtt_tls_ca, settings.mqtt_tls_cert, settings.mqtt_tls_key)
+            if settings.broker.tls
+            else None,
         )
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext:
-    ca, certificate, key = settings.mqtt_tls_ca, settings.mqtt_tls_cert, settings.mqtt_tls_key
-    try:
-        context = ssl.create_default_context(cafile=ca)
-    except (OSError, ssl.SSLError) as error:
-        raise SettingsError(f"MQTT_TLS_CA: cannot use {ca}: {_why(error)}") from None
-    # Debian's Python leaves this to OpenSSL's configuration, which may allow anything, or only more than that.
-    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
-    if certificate is not None and key is not None:
-        try:
-            # With an encrypted key OpenSSL would ask on the terminal; an empty password makes it fail instead.
-            context.load_cert_chain(certificate, key, password="")
-        except (OSError, ssl.SSLError) as error:
-            raise SettingsError(
-                f"MQTT_TLS_CERT, MQTT_TLS_KEY: cannot use {certificate}, {key}: {_why(error)}"
-            ) from None
-    return context
-
-
-def _why(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        return f"not a usable PEM file ({error.reason or error})"
-    return error.strerror or str(error)

@@ -92,7 +92,7 @@ class Device:
 @contextmanager
 def device(port: int, **options: Any) -> Iterator[Device]:
     """A device connected to the broker on a port; it reconnects by itself, as devices do."""
-    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5, **options)
+    client = paho.Client(CallbackAPIVersion.VERSION2, **{"protocol": paho.MQTTv5} | options)
     publisher = Device(client)
     client.max_inflight_messages_set(1000)
     client.reconnect_delay_set(1, 1)

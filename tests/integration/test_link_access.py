@@ -249,3 +249,47 @@ async def test_a_password_is_asked_for(guarded):
             "password in MQTT_URL and the broker's access rules (reason code 0x87)"
         )
         assert "secret" not in text
+
+
+async def cut_and_back(link: Link) -> None:
+    """Let the link connect once more."""
+    assert link.connection is not None
+    link.connection.abort(LinkLost("cut by the test"))
+    assert link.connection is None
+    await link.wait_connected(30)
+
+
+async def test_a_rotated_certificate_is_read_again_and_a_bad_one_is_not(tls_broker, certificates, tmp_path, caplog):
+    broker = tls_broker(CLIENT_CERTIFICATE)
+    files = {name: tmp_path / name for name in ("ca.pem", "client.pem", "client.key")}
+
+    def put(name: str, source: str) -> None:
+        """As a renewal does: a new file takes the name of the old one."""
+        beside = tmp_path / "new"
+        beside.write_text((certificates / source).read_text() if source else "no certificate")
+        beside.replace(files[name])
+
+    put("ca.pem", "stranger.pem")
+    put("client.pem", "client.pem")
+    put("client.key", "client.key")
+    given = options(
+        f"mqtts://127.0.0.1:{broker.tls_port}",
+        mqtt_tls_ca=str(files["ca.pem"]),
+        mqtt_tls_cert=str(files["client.pem"]),
+        mqtt_tls_key=str(files["client.key"]),
+    )
+    async with Link(given) as link:
+        await wait_until_async(lambda: "is not trusted" in caplog.text, 30)
+        put("ca.pem", "ca.pem")
+        await link.wait_connected(30)
+        put("client.pem", "")
+        await cut_and_back(link)
+        await cut_and_back(link)
+        complaints = [record.message for record in caplog.records if "stays in use" in record.message]
+        assert len(complaints) == 1
+        assert complaints[0].startswith("MQTT_TLS_CERT, MQTT_TLS_KEY: cannot use ")
+        put("client.pem", "stranger.pem")  # a pair that does not belong together is no better
+        await cut_and_back(link)
+        files["client.pem"].unlink()
+        await cut_and_back(link)
+        assert len([record for record in caplog.records if "stays in use" in record.message]) == 3

@@ -38,6 +38,10 @@ def codes_of(kind: type) -> list[tuple[str, int]]:
     ]
 
 
+def goodbye(code: int, **more: str) -> mqtt5.DisconnectPacket:
+    return mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode(code), **more)
+
+
 def every_error() -> list[tuple[str, int, LinkError]]:
     """(name of the code, code, error) of everything a broker may refuse with."""
     connack = [
@@ -46,7 +50,11 @@ def every_error() -> list[tuple[str, int, LinkError]]:
         if code
     ]
     disconnect = [
-        (name, code, disconnected(str(BROKER), mqtt5.DisconnectReasonCode(code), None, "ingestor-1"))
+        (
+            name,
+            code,
+            disconnected(str(BROKER), goodbye(code), "ingestor-1"),
+        )
         for name, code in codes_of(mqtt5.DisconnectReasonCode)
     ]
     puback = [
@@ -93,7 +101,7 @@ def test_what_the_broker_says_is_quoted_on_one_line_and_cut():
 
 
 def test_an_unsubscribe_that_failed():
-    text = not_unsubscribed("old/#", mqtt5.UnsubAckReasonCode.NOT_AUTHORIZED, "no")
+    text = not_unsubscribed("old/#", [mqtt5.UnsubAckReasonCode.NOT_AUTHORIZED], "no")
     assert text == "the broker did not unsubscribe old/#: not authorized (reason code 0x87); it says: 'no'"
 
 
@@ -161,3 +169,10 @@ def test_an_end_without_a_word():
     reset = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
     assert str(lost(BROKER, reset)).endswith(" was cut: connection reset by peer")
     assert "closed (connection reset by peer); is it an MQTT 5 broker" in str(wrong_port(BROKER, "closed", reset))
+
+
+def test_where_the_broker_sends_us_is_said():
+    moved = goodbye(int(mqtt5.DisconnectReasonCode.SERVER_MOVED), server_reference="other.example:1883")
+    assert "change MQTT_URL (reason code 0x9D); it names 'other.example:1883'" in str(disconnected("b", moved, "me"))
+    code = mqtt5.ConnAckReasonCode.USE_ANOTHER_SERVER
+    assert str(connect_refused("b", code, None, "other.example")).endswith("it names 'other.example'")

@@ -44,8 +44,9 @@ def test_who_names_nothing_leaves_nothing_behind_at_the_broker():
 
 
 def test_tls_trusts_the_systems_authorities_and_checks_the_name():
-    context = options("mqtts://broker.example").tls
-    assert context is not None
+    tls = options("mqtts://broker.example").tls
+    assert tls is not None
+    context = tls.context()
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
@@ -60,7 +61,9 @@ def test_tls_is_never_older_than_1_2_whatever_the_system_allows(monkeypatch, sys
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion[system]
     monkeypatch.setattr(ssl, "create_default_context", lambda cafile: context)
-    assert options("mqtts://broker.example").tls is context
+    tls = options("mqtts://broker.example").tls
+    assert tls is not None
+    assert tls.context() is context
     assert context.minimum_version == ssl.TLSVersion[used]
 
 
