@@ -108,16 +108,23 @@ class AccessRules:
         return all(name is not None and (names_loopback(name) or name in others) for name in names)
 
 
+@dataclass
+class RulesInForce:
+    """The rules as they are now; they may be replaced while requests come."""
+
+    rules: AccessRules
+
+
 class GuardedApp:
     """ASGI middleware that answers what the rules refuse and passes on the rest."""
 
-    def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
+    def __init__(self, app: ASGIApp, in_force: RulesInForce) -> None:
         self._app = app
-        self._rules = rules
+        self._in_force = in_force
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            refusal = self._rules.refusal(scope)
+            refusal = self._in_force.rules.refusal(scope)
             if refusal is not None:
                 await failure_response(refusal)(scope, receive, send)
                 return

@@ -23,7 +23,7 @@ from analytics_api import (
     stream,
     swagger,
 )
-from analytics_api.access import AccessRules, GuardedApp
+from analytics_api.access import GuardedApp, RulesInForce
 from analytics_api.database import Database
 from analytics_api.errors import EXCEPTION_HANDLERS
 from analytics_api.meters import MeterConvention
@@ -31,11 +31,10 @@ from analytics_api.metrics import MeasuredApp, build_registry
 from config.settings import Settings
 
 
-def create_app(settings: Settings, *, loopback_only: bool, connections_max: int) -> Starlette:
+def create_app(settings: Settings, access: RulesInForce, *, connections_max: int) -> Starlette:
     """The app; its lifespan opens database and broker link, which need not be there yet.
 
-    `loopback_only`: nobody but this machine can reach it; `connections_max`: as many are served at a time. Raises
-    SettingsError for unusable certificate files.
+    `connections_max`: as many are served at a time. Raises SettingsError for unusable certificate files.
     """
     database = Database(settings.database_conninfo, settings.database_label)
     live = stream.Stream(database, listeners_max=stream.listeners_max(connections_max))
@@ -67,7 +66,7 @@ def create_app(settings: Settings, *, loopback_only: bool, connections_max: int)
         middleware=[
             Middleware(MeasuredApp, metrics=http_metrics),
             *_cors(settings),
-            Middleware(GuardedApp, rules=AccessRules.of(settings, loopback_only=loopback_only)),
+            Middleware(GuardedApp, in_force=access),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 
-from config.logging import configure_logging
 from config.settings import load_settings
 
 OK, FAILED = 0, 1
@@ -22,10 +22,9 @@ def run(args: argparse.Namespace) -> int:
     from analytics_api.listening import ListenError  # noqa: PLC0415 - `--help` needs none of it
     from analytics_api.server import serve  # noqa: PLC0415
 
-    settings = load_settings(beside_up=True, data_dir=args.data_dir, host=args.host, port=args.port)
-    configure_logging(settings.log_level, settings.log_format)
+    load = partial(load_settings, beside_up=True, data_dir=args.data_dir, host=args.host, port=args.port)
     try:
-        serve(settings)
+        serve(load)
     except ListenError as error:
         sys.stderr.write(f"wattline: {error}\n")
         return FAILED

@@ -1,32 +1,56 @@
 """The app on uvicorn, from the first socket to the last answer.
 
 It serves while the database is away, and says so at /readyz; it needs no restart when the database comes. SIGTERM and
-SIGINT let what is in hand finish.
+SIGINT let what is in hand finish; SIGHUP reads again what may change meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
 import signal
+import socket
 import sys
+from collections.abc import Callable
 
-from analytics_api.access import bound_to_loopback
+from analytics_api.access import AccessRules, RulesInForce, bound_to_loopback
 from analytics_api.app import create_app
 from analytics_api.envelope import EnvelopedApp
 from analytics_api.listening import listen, url_of
 from analytics_api.stream import LISTENERS_MAX
 from config.http_room import Room
-from config.http_server import BoundedServer, bounded_config, connections_max
+from config.http_server import BoundedServer, bounded_config, connections_max, note_requests
+from config.logging import configure_logging
 from config.open_files import raise_limit
+from config.reread import Rereading
 from config.settings import Settings
+from mqtt.options import LinkOptions
 
 STOP_SECONDS_MAX = 5  # longer than any answer takes
 
 log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings) -> None:
-    """Serve until a signal says stop; prints the URL once connections are taken. Raises ListenError."""
+class _Server(BoundedServer):
+    """Reads its settings again at SIGHUP, from its start on."""
+
+    rereading: Rereading
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.rereading.listen()
+        await super().startup(sockets)
+
+
+def serve(load: Callable[[], Settings]) -> None:
+    """Serve until a signal says stop; prints the URL once connections are taken. Raises ListenError, SettingsError."""
+    access: RulesInForce
+
+    def apply(settings: Settings) -> None:
+        access.rules = AccessRules.of(settings, loopback_only=loopback_only)
+        note_requests(debugging=settings.log_level == "DEBUG")
+
+    rereading = Rereading(load, _check, apply)
+    settings = rereading.settings
+    configure_logging(settings.log_level, settings.log_format)
     sockets = listen(settings.host, settings.port)
     loopback_only = bound_to_loopback(sockets)
     if settings.api_write_loopback and not loopback_only:
@@ -37,18 +61,21 @@ def serve(settings: Settings) -> None:
     most = connections_max(raise_limit())
     if most < LISTENERS_MAX:
         log.warning("only %d connections at a time: this process may open few files; raise `ulimit -n`", most)
-    app = create_app(settings, loopback_only=loopback_only, connections_max=most)
-    server = BoundedServer(
-        bounded_config(
-            EnvelopedApp(app),
-            keepalive_seconds=settings.http_keepalive_seconds,
-            debugging=settings.log_level == "DEBUG",
-            lifespan="on",
-            timeout_graceful_shutdown=STOP_SECONDS_MAX,
-        ),
-        Room(most),
+    access = RulesInForce(AccessRules.of(settings, loopback_only=loopback_only))
+    app = create_app(settings, access, connections_max=most)
+    config = bounded_config(
+        EnvelopedApp(app),
+        keepalive_seconds=settings.http_keepalive_seconds,
+        debugging=settings.log_level == "DEBUG",
+        lifespan="on",
+        timeout_graceful_shutdown=STOP_SECONDS_MAX,
     )
+    server = _Server(config, Room(most))
+    server.rereading = rereading
+    _run(server, sockets, settings)
 
+
+def _run(server: _Server, sockets: list[socket.socket], settings: Settings) -> None:
     def stop(*_: object) -> None:
         server.should_exit = True
 
@@ -62,3 +89,8 @@ def serve(settings: Settings) -> None:
     log.info("serving %s from PostgreSQL at %s", url, settings.database_label)
     server.run(sockets=sockets)
     log.info("stopped")
+
+
+def _check(settings: Settings) -> None:
+    """Raises SettingsError for certificate files that cannot be used."""
+    LinkOptions.from_settings(settings, client_id="")

@@ -57,6 +57,13 @@ def bounded_config(app: ASGIApp, *, keepalive_seconds: int, debugging: bool = Fa
     )
 
 
+def note_requests(*, debugging: bool) -> None:
+    """Turn the access log and uvicorn's own notes on or off, for connections from now on."""
+    for name in ("uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.DEBUG if debugging else logging.ERROR)
+    logging.getLogger("uvicorn.access").propagate = debugging
+
+
 class BoundedServer(uvicorn.Server):
     """Serves at most as many connections as `room` has, on sockets that listen already."""
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
 import psycopg
+from dotenv.parser import parse_stream
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
     Field,
@@ -27,6 +28,7 @@ from config.errors import SettingsError
 from config.hosts import host_name
 from config.running import DATA_DIR, NotRunningError, find_running
 
+ENV_FILE = ".env"
 _TOKEN = re.compile(r"[!-+\--~]+")  # visible ASCII but the comma
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
@@ -34,7 +36,7 @@ _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 class Settings(BaseSettings):
     """The settings of all commands. Units are the last word of a name; a field's description says what 0 means."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_file=ENV_FILE, extra="ignore", frozen=True, hide_input_in_errors=True)
 
     database_host: Annotated[str, Field(description="PostgreSQL host")] = "localhost"
     database_port: Annotated[int, Field(ge=1, le=65535, description="PostgreSQL port")] = 5432
@@ -312,6 +314,7 @@ def load_settings(
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
+        _refuse_half_lines()
         settings = Settings(**given)
         if beside_up:
             settings = Settings(**given, **_beside_up(settings, data_dir, publishes=publishes))
@@ -327,6 +330,20 @@ def load_settings(
         raise SettingsError(".env: is not UTF-8 text") from None
     except OSError as error:
         raise SettingsError(f".env: cannot be read: {error.strerror}") from None
+
+
+def _refuse_half_lines() -> None:
+    """A line of `.env` that its reader would pass over, so that a quote too many does not open what tokens close."""
+    try:
+        with Path(ENV_FILE).open(encoding="utf-8") as file:
+            bindings = list(parse_stream(file))
+    except FileNotFoundError:
+        return
+    for binding in bindings:
+        if binding.error:
+            raise SettingsError(f"{ENV_FILE}: line {binding.original.line} is not NAME=value")
+        if binding.value is None and (binding.key or "").lower() in Settings.model_fields:
+            raise SettingsError(f"{ENV_FILE}: line {binding.original.line}: {binding.key} has no value")
 
 
 def _beside_up(settings: Settings, data_dir: Path | None, *, publishes: bool) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from functools import partial
 
 from config.event_loop import loop_factory
 from config.logging import configure_logging
 from config.open_files import raise_limit
-from config.settings import load_settings
+from config.reread import Rereading
+from config.settings import Settings, load_settings
 
 OK, FAILED = 0, 1
 
@@ -20,14 +22,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 0 after SIGTERM or SIGINT, 1 when it had to give up; the log says why."""
-    from ingestor.service import Ingestor  # noqa: PLC0415 - `--help` needs none of it
-
-    settings = load_settings(beside_up=True, data_dir=args.data_dir)
+    load = partial(load_settings, beside_up=True, data_dir=args.data_dir)
+    rereading = Rereading(load, _check, apply=lambda _: None)
+    settings = rereading.settings
     configure_logging(settings.log_level, settings.log_format)
     raise_limit()
+    from ingestor.service import Ingestor  # noqa: PLC0415 - `--help` needs none of it
 
     async def ingest() -> bool:
+        rereading.listen()
         return await Ingestor(settings).run()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return OK if runner.run(ingest()) else FAILED
+
+
+def _check(settings: Settings) -> None:
+    """Raises SettingsError for certificate files that cannot be used."""
+    from mqtt.options import LinkOptions  # noqa: PLC0415 - `--help` needs none of it
+
+    LinkOptions.from_settings(settings, client_id="")

@@ -85,7 +85,7 @@ class Run:
 
 
 async def run_fleet(run: Run, settings: Settings) -> None:
-    """Publish until the schedule ends, or SIGINT or SIGTERM.
+    """Publish until the schedule ends, or SIGINT, SIGTERM or SIGHUP.
 
     Raises LinkError when the broker cannot be reached at the start of a timed run, and LinkRefused whenever it will not
     serve us; an endless run waits for the broker, however long.
@@ -240,9 +240,11 @@ async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) 
 
 @contextmanager
 def _stopping_signals(stop: asyncio.Event) -> Iterator[None]:
-    """The first SIGINT or SIGTERM sets `stop`; a second one ends the process as it always does."""
+    """The first SIGINT, SIGTERM or SIGHUP (a closed terminal) sets `stop`; a second one ends the process as always."""
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup means it
+        signals.append(signal.SIGHUP)
 
     def leave_to_system() -> None:
         for number in signals:

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from analytics_api import openapi, schemas
+from analytics_api.access import AccessRules, RulesInForce
 from analytics_api.app import create_app
 from analytics_api.parameters import HOURS_MAX, LIMIT_MAX
 from config.settings import Settings
@@ -22,7 +23,8 @@ PAGE_FILES = "/api/"  # what the page at /api loads is no part of the API
 
 @pytest.fixture(scope="module")
 def app() -> Starlette:
-    return create_app(Settings(), loopback_only=True, connections_max=100)
+    access = RulesInForce(AccessRules.of(Settings(), loopback_only=True))
+    return create_app(Settings(), access, connections_max=100)
 
 
 @pytest.fixture(scope="module")

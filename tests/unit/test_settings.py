@@ -154,6 +154,26 @@ def test_an_env_file_that_is_no_text(elsewhere):
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f'PORT=1\nAPI_READ_TOKENS="{SECRET}\n', "line 2 is not NAME=value"),
+        (f"=\n{SECRET} {SECRET}\n", "line 1 is not NAME=value"),
+        ("# a comment\n\nAPI_READ_TOKENS\n", "API_READ_TOKENS has no value"),
+    ],
+)
+def test_a_line_that_would_be_passed_over_is_said(elsewhere, text, said):
+    (elsewhere / ".env").write_text(text)
+    with pytest.raises(SettingsError, match=rf"^\.env: .*{said}$") as raised:
+        load_settings()
+    assert SECRET not in str(raised.value)
+
+
+def test_lines_of_other_programs_are_none_of_ours(elsewhere):
+    (elsewhere / ".env").write_text("OTHER\nexport PORT=7\nOTHER_TOO=x y # z\n")
+    assert load_settings().port == 7
+
+
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file whose reading fails, even for root")
 def test_an_env_file_that_cannot_be_read(elsewhere):
     (elsewhere / ".env").symlink_to("/proc/self/mem")
