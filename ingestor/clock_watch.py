@@ -1,0 +1,113 @@
+"""Looks at the two clocks again and again, tells what it finds, and holds batches while they disagree.
+
+A look is one short statement on a session of its own. Nothing here decides on readings: it says when they may be judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+import psycopg
+
+from ingestor.clocks import Clocks
+from postgres.connecting import Session, connect
+from postgres.session import Limits
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 10.0
+# While they disagree a person is at it, and wants to see that it helped; and a clock that was set shows at once.
+LOOK_IN_DOUBT_SECONDS = 1.0
+LOOK_SECONDS_MAX = 5.0
+LIMITS = Limits(statement_ms=3_000)
+
+
+class ClockWatch:
+    """All methods belong to one event loop."""
+
+    def __init__(self, conninfo: str, clocks: Clocks, *, on_look: Callable[[], None]) -> None:
+        """`on_look` is called after each look, when `clocks` may say something else than before."""
+        self.clocks = clocks
+        self._conninfo = conninfo
+        self._on_look = on_look
+        self._session: Session | None = None
+        self._looking = asyncio.Lock()
+        self._said: str | None = None
+
+    async def run(self) -> None:
+        """Look until cancelled. A database that does not answer is the flush's to tell."""
+        try:
+            while True:
+                with suppress(psycopg.Error, OSError):
+                    await self.look()
+                await self._until_next()
+        finally:
+            await self.close()
+
+    async def look(self) -> None:
+        """Compare the clocks now. Raises psycopg.Error or OSError where the database does not answer."""
+        async with self._looking:
+            try:
+                if self._session is None:
+                    self._session = await connect(
+                        self._conninfo, autocommit=True, application_name="wattline clock", limits=LIMITS
+                    )
+                alarm = asyncio.get_running_loop().call_later(LOOK_SECONDS_MAX, self._session.hang_up)
+                try:
+                    await self.clocks.compare(self._session)
+                finally:
+                    alarm.cancel()
+            except BaseException:
+                await self.close()
+                raise
+        self._tell()
+        self._on_look()
+
+    async def agreed(self, *, judged_by_clock: bool) -> None:
+        """Return once readings may be judged by our clock.
+
+        `judged_by_clock`: readings were refused by it, so it has to be looked at once more after that.
+        """
+        must_look = judged_by_clock
+        while must_look or self.clocks.jumped() or self.clocks.problem() is not None:
+            try:
+                await self.look()
+            except (psycopg.Error, OSError):
+                if not judged_by_clock and self.clocks.problem() is None:
+                    return  # nothing is in doubt but the database, and the flush will tell
+            else:
+                must_look = False
+            if must_look or self.clocks.problem() is not None:
+                await asyncio.sleep(LOOK_IN_DOUBT_SECONDS)
+
+    async def close(self) -> None:
+        """Give the session back; the next look opens another."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _until_next(self) -> None:
+        """Sleep until the next look is due, in steps, since a jump of our clock makes it due."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + LOOK_SECONDS
+        while loop.time() < due:
+            await asyncio.sleep(LOOK_IN_DOUBT_SECONDS)
+            if self.clocks.jumped() or self.clocks.problem() is not None:
+                return
+
+    def _tell(self) -> None:
+        """Once for each state, not once for each look; the seconds of a disagreement change all the time."""
+        problem, warning = self.clocks.problem(), self.clocks.warning()
+        state = "fault" if problem else "warning" if warning else None
+        if state == self._said:
+            return
+        self._said = state
+        if problem:
+            logger.error("%s; nothing is acknowledged, so nothing is lost", problem)
+        elif warning:
+            logger.warning("%s", warning)
+        else:
+            logger.info("our clock and the database's agree again")
