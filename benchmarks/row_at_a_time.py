@@ -18,7 +18,8 @@ from psycopg.rows import TupleRow
 
 from config.settings import Settings
 from ingestor.batch import Batch, Row
-from ingestor.decode import Decoder, KeepLimit
+from ingestor.decode import Decoder
+from ingestor.rejected.limit import KeepLimit
 from mqtt.link import Connection, Link, LinkOptions
 from postgres.connecting import connect
 from telemetry.topics import ALL_TELEMETRY

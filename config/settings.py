@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     flush_max_rows: Annotated[
         int | None, Field(ge=1, description="readings that close a batch early; unset = half of MAX_INFLIGHT")
     ] = None
+    flush_timeout_seconds: Annotated[
+        int, Field(ge=1, le=3600, description="a session of PostgreSQL that is silent for longer is given up")
+    ] = 60
     metrics_host: Annotated[str, Field(description="address of /metrics, /healthz, /readyz of the ingestor")] = (
         "127.0.0.1"
     )
@@ -115,8 +118,19 @@ class Settings(BaseSettings):
     ] = 30
     rejected_max_per_second: Annotated[
         int,
-        Field(ge=0, description="refused messages kept a second; the others are only counted; 0 = keep none"),
+        Field(
+            ge=0,
+            description="refused messages kept a second; other nonsense is only counted, valid readings wait; "
+            "0 = keep none",
+        ),
     ] = 1000
+    rejected_max_bytes: Annotated[
+        int, Field(ge=1_000_000, description="size of all refused messages kept; past it the oldest go (1 GB)")
+    ] = 1_000_000_000
+    rejected_spool_dir: Annotated[
+        Path | None,
+        Field(description="folder for valid readings that even the quarantine refuses; unset = .wattline/spool"),
+    ] = None
     rejected_retention_days: Annotated[int, Field(ge=1, le=36500, description="days refused messages are kept")] = 30
 
     meter_id_convention: Annotated[
@@ -198,7 +212,7 @@ class Settings(BaseSettings):
             # A password with an unescaped @ or / spills into host and database name, and from there into the logs.
             if any("@" in str(parts.get(part, "")) for part in ("host", "port", "dbname")):
                 raise ValueError(f"{expected}; write @ in a password as %40, / as %2F, : as %3A")
-            if not all(port.isdecimal() for port in str(parts.get("port", "5432")).split(",")):
+            if not all(port.isdecimal() or not port for port in str(parts.get("port", "5432")).split(",")):
                 raise ValueError(f"{expected}; its port is not a number (write / in a password as %2F)")
         return value
 
@@ -285,6 +299,11 @@ class Settings(BaseSettings):
     def cors_origins(self) -> list[str]:
         """API_CORS_ORIGINS, taken apart."""
         return [] if self.api_cors_origins is None else _listed(self.api_cors_origins)
+
+    @property
+    def spool_dir(self) -> Path:
+        """REJECTED_SPOOL_DIR, or the folder `spool` in that of `wattline up`."""
+        return self.rejected_spool_dir or (self.wattline_data_dir or DATA_DIR) / "spool"
 
     @property
     def rows_per_flush_max(self) -> int:

@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import Literal, TypeVar
 
 from mqtt.connection import Connection
+from mqtt.errors import LinkError
 from telemetry.readings import ReasonCode
 
 MeterRow = tuple[str, int, float, float]
@@ -25,8 +26,9 @@ R = TypeVar("R", bound=Row)
 
 Trigger = Literal["interval", "rows", "bytes", "shutdown"]
 
-# Of a refused payload this much is kept.
-KEPT_PAYLOAD_BYTES_MAX = 65536
+# Readings that are well formed and refused all the same, by a clock, the database or a fault of ours. Each of them may
+# be wanted later, so none is left out to save the disk.
+VALID_CODES: frozenset[ReasonCode] = frozenset({"clock_skew", "too_old", "database_refused"})
 
 _device_and_time = itemgetter(0, 1)
 
@@ -41,6 +43,8 @@ class Rejection:
     reason: str
     received_at: float
     """Seconds since 1970."""
+    again: bool = False
+    """The broker says that it may have delivered this message before."""
 
 
 @dataclass(slots=True)
@@ -50,7 +54,7 @@ class Batch:
     meters: list[MeterRow] = field(default_factory=list)
     vehicles: list[VehicleRow] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
-    """What is kept of the refusals: at most REJECTED_MAX_PER_SECOND."""
+    """What is to be kept of the refusals: of nonsense at most REJECTED_MAX_PER_SECOND."""
     refusals: Counter[ReasonCode] = field(default_factory=Counter)
     """All of them, counted."""
     arrivals: list[tuple[float, int]] = field(default_factory=list)
@@ -60,8 +64,22 @@ class Batch:
     unacknowledged: int = 0
     """Messages with QoS 1: these come back if we never acknowledge them; those with QoS 0 do not."""
     payload_bytes: int = 0
+    received: int = 0
+    """Readings as they were counted on receiving: the other side of this batch's books."""
+    received_at: float = 0.0
+    """When its first message came, in seconds since 1970."""
+    redelivered: bool = False
+    """The broker says of some message that it may have delivered it before."""
     may_be_stored: bool = False
     """The broker or we ourselves may have written some of it already: take the path that expects duplicates."""
+    careful: bool = False
+    """An attempt failed: let the owner's deferred triggers and constraints speak at once, not at COMMIT."""
+    in_pieces: bool = False
+    """An attempt raised what nobody foresaw: look for the culprit by halving the batch."""
+    timeouts: int = 0
+    """Attempts that were given up because the server did not answer."""
+    quarantine_strikes: int = 0
+    """Attempts that ended while its refusals were written."""
 
     def per_second(self) -> Counter[int]:
         """Readings by the second (since 1970) of their timestamp."""
@@ -74,6 +92,30 @@ class Batch:
         """Readings in the books as pending while this batch is not committed."""
         return len(self.meters) + len(self.vehicles) + self.refusals.total()
 
+    def halves(self) -> list[Batch]:
+        """Its rows in two batches without anything else; it has two rows or more."""
+        meters, vehicles = len(self.meters) // 2, len(self.vehicles) // 2
+        return [
+            Batch(meters=self.meters[:meters], vehicles=self.vehicles[:vehicles]),
+            Batch(meters=self.meters[meters:], vehicles=self.vehicles[vehicles:]),
+        ]
+
+    def absorb(self, later: Batch) -> None:
+        """Take over everything of the batch that was received next."""
+        self.meters += later.meters
+        self.vehicles += later.vehicles
+        self.rejected += later.rejected
+        self.refusals.update(later.refusals)
+        self.arrivals += later.arrivals
+        for connection, packet_ids in later.acknowledgements:
+            self.owe(connection, packet_ids)
+        self.messages += later.messages
+        self.payload_bytes += later.payload_bytes
+        self.received += later.received
+        self.received_at = self.received_at or later.received_at
+        self.redelivered = self.redelivered or later.redelivered
+        self.may_be_stored = self.may_be_stored or later.may_be_stored
+
     def owe(self, connection: Connection, packet_ids: list[int]) -> None:
         """Remember what to acknowledge, and to whom."""
         if not packet_ids:
@@ -83,6 +125,11 @@ class Batch:
             self.acknowledgements[-1][1].extend(packet_ids)
         else:
             self.acknowledgements.append((connection, packet_ids))
+
+    def disown(self, why: LinkError) -> None:
+        """End the connections that its messages came on, so that the broker delivers them again."""
+        for connection, _ in self.acknowledgements:
+            connection.abort(why)
 
     def acknowledge(self) -> int:
         """Send every PUBACK that is owed; the number of messages whose connection has ended since."""

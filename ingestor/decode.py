@@ -1,41 +1,40 @@
 """From received messages to rows: validation, and a reason for everything that is refused.
 
 Each payload is validated on its own: a payload boundary is a trust boundary, and one device's bytes must not spill into
-its neighbour's reading. Nothing here raises for what a device sent.
+its neighbour's reading. Nothing here raises for what a device sent, and a fault of ours costs one message its place.
 """
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import mqtt5
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
 
-from ingestor.batch import Batch, Rejection
-from telemetry.readings import (
-    METER,
-    PAYLOAD_BYTES_MAX,
-    READINGS_PER_ARRAY_MAX,
-    VEHICLE,
-    ReadingWindow,
-    ReasonCode,
-    refusal_of,
-    timestamp_us,
+from ingestor.batch import VALID_CODES, Batch, Rejection
+from ingestor.careful import (
+    LARGE_BYTES,
+    Refused,
+    as_payload,
+    described,
+    parsed,
+    uncollected,
+    validated,
+    with_shape,
+    without_shape,
 )
+from ingestor.rejected.limit import KeepLimit
+from ingestor.seldom import Seldom
+from telemetry.readings import FIELDS, METER, VEHICLE, ReadingWindow, timestamp_us
 from telemetry.topics import METER_PREFIX, VEHICLE_PREFIX, Kind
 
+logger = logging.getLogger(__name__)
 
-class Refused(Exception):  # noqa: N818 - a verdict on a message, not a mistake of ours
-    """Why a message, or an item of an array, is not stored."""
-
-    def __init__(self, code: ReasonCode, reason: str) -> None:
-        super().__init__(reason)
-        self.code: ReasonCode = code
-        self.reason = reason
+# All other exceptions cost one message its place: a codec's panic is a BaseException, too.
+NOT_OURS_TO_CATCH = (KeyboardInterrupt, SystemExit)
 
 
 @dataclass(slots=True)
@@ -53,6 +52,7 @@ class Stream:
     kind: Kind
     payload: TypeAdapter[Any]
     id_field: str
+    fields: frozenset[str]
     add: Callable[[Batch, Any, int], None]
 
 
@@ -66,26 +66,8 @@ def _add_vehicle(batch: Batch, reading: dict[str, Any], ts_us: int) -> None:
     )
 
 
-METER_STREAM = Stream("meter", METER, "meterId", _add_meter)
-VEHICLE_STREAM = Stream("vehicle", VEHICLE, "vehicleId", _add_vehicle)
-
-
-class KeepLimit:
-    """At most so many refused messages a second are kept, so that a flood of them cannot fill the disk."""
-
-    def __init__(self, per_second_max: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_second_max = per_second_max
-        self._clock = clock
-        self._second = 0
-        self._kept = 0
-
-    def take(self) -> bool:
-        """Whether one more may be kept."""
-        second = int(self._clock())
-        if second != self._second:
-            self._second, self._kept = second, 0
-        self._kept += 1
-        return self._kept <= self._per_second_max
+METER_STREAM = Stream("meter", METER, "meterId", FIELDS["meter"], _add_meter)
+VEHICLE_STREAM = Stream("vehicle", VEHICLE, "vehicleId", FIELDS["vehicle"], _add_vehicle)
 
 
 class Decoder:
@@ -95,6 +77,11 @@ class Decoder:
         self._max_skew_seconds = max_skew_seconds
         self._max_age_days = max_age_days
         self._keep_limit = keep_limit
+        self._faults = Seldom()
+
+    def pause_seconds(self) -> float:
+        """How long reading has to pause, so that no valid reading is refused without being kept; 0 or less: go on."""
+        return self._keep_limit.pause_seconds()
 
     def decode(self, packets: Sequence[mqtt5.PublishPacket], batch: Batch, now: float) -> Received:
         """Add every reading of `packets` to the batch, and every refusal; `now` is seconds since 1970.
@@ -115,8 +102,8 @@ class Decoder:
             size = len(payload)
             payload_bytes += size
             try:
-                if size > PAYLOAD_BYTES_MAX:
-                    pass
+                if size > LARGE_BYTES:
+                    pass  # an array, too large, or odd enough for the careful way
                 elif topic.startswith(METER_PREFIX):
                     meter = validate_meter(payload)
                     ts_us = to_us(meter["timestamp"])
@@ -139,41 +126,101 @@ class Decoder:
                         )
                         vehicles += 1
                         continue
-            except ValueError:
-                pass  # a ValidationError is one, and so is a 30th of February: said below, with care
-            self._decode_with_care(topic, payload, batch, received, window)
+            except NOT_OURS_TO_CATCH:
+                raise
+            except BaseException:  # noqa: BLE001, S110 - pydantic's verdict, a 30th of February: said below, with care
+                pass
+            with uncollected(size):
+                self._decode_with_care(packet, batch, received, window)
         for kind, readings in (("meter", meters), ("vehicle", vehicles)):
             received.messages[kind] += readings
             received.readings[kind] += readings
+        batch.received_at = batch.received_at or now
         batch.messages += len(packets)
         batch.payload_bytes += payload_bytes
+        batch.received += sum(received.readings.values())
         return received
 
     def _decode_with_care(
-        self, topic: str, payload: bytes, batch: Batch, received: Received, window: ReadingWindow
+        self, packet: mqtt5.PublishPacket, batch: Batch, received: Received, window: ReadingWindow
     ) -> None:
         """A message that is not one valid reading: an array, or something to refuse."""
-        stream, device_id = _stream_of(topic)
+        stream, device_id = _stream_of(packet.topic)
         received.messages[stream.kind if stream else "unknown"] += 1
         try:
-            stream, content = _required(stream), _parsed(payload)
-        except Refused as refused:
+            stream, content = _required(stream), parsed(packet.payload)
+        except NOT_OURS_TO_CATCH:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a codec's panic is no Exception
             received.readings["unknown"] += 1
-            self._reject(batch, Rejection(topic, payload, refused.code, refused.reason, window.now))
+            self._reject(batch, _Message(packet, packet.payload, window.now), packet.payload, self._verdict(error))
             return
+        message = _Message(packet, content, window.now)
         items = content if isinstance(content, list) else [content]
         received.readings[stream.kind] += len(items)
-        for item in items:
+        shaped = with_shape(items, stream)
+        if len(shaped) < len(items):
+            self._reject_shapeless(batch, message, items, stream)
+        for item in shaped:
             try:
-                _add_item(batch, stream, device_id, item, window)
-            except Refused as refused:
-                kept = payload if item is content else to_json(item, inf_nan_mode="constants")
-                self._reject(batch, Rejection(topic, kept, refused.code, refused.reason, window.now))
+                reading, ts_us = validated(stream, device_id, item, window)
+            except ValidationError:
+                self._reject_value(batch, message, item, stream)
+            except NOT_OURS_TO_CATCH:
+                raise
+            except BaseException as error:  # noqa: BLE001 - as above
+                self._reject(batch, message, item, self._verdict(error))
+            else:
+                stream.add(batch, reading, ts_us)
 
-    def _reject(self, batch: Batch, rejection: Rejection) -> None:
-        batch.refusals[rejection.code] += 1
+    def _reject_shapeless(self, batch: Batch, message: _Message, items: list[object], stream: Stream) -> None:
+        """What of an array has not the fields of a reading; 1 MB has room for 500,000 of them."""
+        shapeless = without_shape(items, stream)
+        for index, item in enumerate(shapeless):
+            if not self._keep_limit.take():
+                batch.refusals["invalid_shape"] += len(shapeless) - index
+                return
+            refused = described(item, stream)
+            batch.refusals[refused.code] += 1
+            batch.rejected.append(message.rejection(item, refused))
+
+    def _reject_value(self, batch: Batch, message: _Message, item: object, stream: Stream) -> None:
+        """An item with the fields of a reading and a value that is none: described only where it is kept."""
         if self._keep_limit.take():
-            batch.rejected.append(rejection)
+            refused = described(item, stream)
+            batch.refusals[refused.code] += 1
+            batch.rejected.append(message.rejection(item, refused))
+        else:
+            batch.refusals["invalid_value"] += 1
+
+    def _reject(self, batch: Batch, message: _Message, item: object, refused: Refused) -> None:
+        batch.refusals[refused.code] += 1
+        limit = self._keep_limit
+        if limit.take_valid() if refused.code in VALID_CODES else limit.take():
+            batch.rejected.append(message.rejection(item, refused))
+
+    def _verdict(self, error: BaseException) -> Refused:
+        """What an exception says about a message; one that we cannot explain is kept as a valid reading would be."""
+        if isinstance(error, Refused):
+            return error
+        if self._faults.due(type(error).__name__):
+            logger.error("a message could not be read and goes to quarantine: a fault of wattline's", exc_info=error)
+        return Refused("database_refused", f"a fault of wattline's while reading it: {type(error).__name__}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A message on the careful way."""
+
+    packet: mqtt5.PublishPacket
+    content: object
+    now: float
+
+    def rejection(self, item: object, refused: Refused) -> Rejection:
+        """The whole message, or one item of its array, on its way to quarantine."""
+        packet = self.packet
+        payload = packet.payload if item is self.content or item is packet.payload else as_payload(item)
+        return Rejection(packet.topic, payload, refused.code, refused.reason, self.now, packet.duplicate)
 
 
 def _stream_of(topic: str) -> tuple[Stream | None, str]:
@@ -188,43 +235,3 @@ def _required(stream: Stream | None) -> Stream:
     if stream is None:
         raise Refused("unknown_topic", "the topic is not v1/telemetry/meter/{id} or v1/telemetry/vehicle/{id}")
     return stream
-
-
-def _parsed(payload: bytes) -> Any:  # noqa: ANN401 - whatever a device may send
-    """The JSON value of a payload that is within the limits. Raises Refused."""
-    if not payload:
-        raise Refused("empty", "the message has no payload")
-    if len(payload) > PAYLOAD_BYTES_MAX:
-        raise Refused("too_large", f"{len(payload)} bytes; at most {PAYLOAD_BYTES_MAX} are taken")
-    try:
-        content = from_json(payload)
-    except ValueError as error:
-        raise Refused("invalid_json", f"not JSON: {error}") from None
-    if isinstance(content, list):
-        if not content:
-            raise Refused("empty", "the array is empty")
-        if len(content) > READINGS_PER_ARRAY_MAX:
-            raise Refused(
-                "too_large", f"{len(content)} readings in one array; at most {READINGS_PER_ARRAY_MAX} are taken"
-            )
-    return content
-
-
-def _add_item(batch: Batch, stream: Stream, device_id: str, item: object, window: ReadingWindow) -> None:
-    """Add the reading that one JSON value is. Raises Refused."""
-    try:
-        reading = stream.payload.validate_python(item)
-    except ValidationError as error:
-        raise Refused(*refusal_of(error)) from None
-    try:
-        ts_us = timestamp_us(reading["timestamp"])
-    except ValueError as error:
-        raise Refused("invalid_value", f"timestamp: {error}") from None
-    if reading[stream.id_field] != device_id:
-        raise Refused(
-            "id_mismatch", f"{stream.id_field} is {reading[stream.id_field]}, the topic's id is {device_id!a}"
-        )
-    refusal = window.refusal(reading["timestamp"], ts_us)
-    if refusal is not None:
-        raise Refused(*refusal)
-    stream.add(batch, reading, ts_us)

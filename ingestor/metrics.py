@@ -67,7 +67,15 @@ class IngestMetrics:
         )
         self._rejected = Counter("wattline_readings_rejected", "Readings refused", ["reason"], registry=registry)
         self._not_kept = Counter(
-            "wattline_rejected_not_kept", "Refused messages counted but not kept, to save the disk", registry=registry
+            "wattline_rejected_not_kept", "Refused messages counted but not kept", registry=registry
+        )
+        self._spooled = Counter(
+            "wattline_rejected_spooled", "Valid readings that only a file beside the process has", registry=registry
+        )
+        self._oldest_deleted = Counter(
+            "wattline_rejected_oldest_deleted",
+            "Refused messages deleted because of REJECTED_MAX_BYTES",
+            registry=registry,
         )
         self._pending = Gauge("wattline_readings_pending", "Readings received, not committed yet", registry=registry)
         self._inflight = Gauge(
@@ -168,15 +176,21 @@ class IngestMetrics:
         for kind, count in received.readings.items():
             self._received.labels(kind).inc(count)
 
-    def committed(self, batch: Batch, outcome: Outcome, trigger: Trigger, *, now: float, monotonic: float) -> None:
-        """A batch has been committed, at `now` (seconds since 1970) and `monotonic`."""
+    def committed(  # noqa: PLR0913 - all that is known of it
+        self, batch: Batch, outcome: Outcome, trigger: Trigger, spooled: int, *, now: float, monotonic: float
+    ) -> None:
+        """A batch has been committed, at `now` (seconds since 1970) and `monotonic`; `spooled` of what the quarantine
+        refused are in a file.
+        """
         for kind in KINDS:
             self._committed.labels(kind).inc(outcome.committed[kind])
             self._duplicate.labels(kind).inc(outcome.duplicate[kind])
         for reason, count in batch.refusals.items():
             self._rejected.labels(reason).inc(count)
         self._rejected.labels("database_refused").inc(len(outcome.refused))
-        self._not_kept.inc(batch.refusals.total() - len(batch.rejected))
+        self._not_kept.inc(batch.refusals.total() - len(batch.rejected) + len(outcome.kept.lost) - spooled)
+        self._spooled.inc(spooled)
+        self._oldest_deleted.inc(outcome.kept.deleted)
         self._flushes.labels(trigger).inc()
         self._flush_rows.observe(batch.readings)
         self._last_commit.set(now)

@@ -17,12 +17,15 @@ from dataclasses import dataclass
 import mqtt5
 import psycopg
 
-from ingestor.batch import Batch, FlushPolicy, Trigger
+from ingestor.batch import VALID_CODES, Batch, FlushPolicy, Trigger
 from ingestor.decode import Decoder
 from ingestor.metrics import IngestMetrics
+from ingestor.rejected.spool import Spool
+from ingestor.seldom import Seldom
 from ingestor.sink import Outcome, Sink
 from ingestor.window import BrokerWindow
 from mqtt.connection import Connection
+from mqtt.errors import LinkLost
 from postgres.failures import FailureKind, failure_kind
 from postgres.words import explain
 
@@ -56,6 +59,7 @@ class Pipeline:
         limits: PendingLimits,
         window: BrokerWindow,
         sink: Sink,
+        spool: Spool,
         metrics: IngestMetrics,
         database_label: str,
     ) -> None:
@@ -66,6 +70,7 @@ class Pipeline:
         self._window_said: int | None = None
         self._connection: Connection | None = None
         self._sink = sink
+        self._spool = spool
         self._metrics = metrics
         self._database_label = database_label
         self._open = Batch()
@@ -76,6 +81,7 @@ class Pipeline:
         self._wake = asyncio.Event()
         self._stopping = False
         self._paused: Connection | None = None
+        self._said = Seldom()
 
     @property
     def batches(self) -> list[Batch]:
@@ -114,8 +120,9 @@ class Pipeline:
         batch.owe(connection, packet_ids)
         now = time.monotonic()
         window.received(len(packet_ids), now)
-        if not batch.may_be_stored:
-            batch.may_be_stored = any(packet.duplicate for packet in packets)
+        if not batch.redelivered:
+            batch.redelivered = any(packet.duplicate for packet in packets)
+            batch.may_be_stored = batch.may_be_stored or batch.redelivered
         batch.arrivals.append((now, batch.readings - before))
         self._metrics.received(received)
         trigger = self._policy.full(batch)
@@ -126,6 +133,8 @@ class Pipeline:
         if self._over_limits() or self._stopping:
             connection.pause_reading()
             self._paused = connection
+            if (seconds := self._decoder.pause_seconds()) > 0:
+                asyncio.get_running_loop().call_later(seconds, self._read_on)
 
     async def run(self) -> None:
         """Write batches until `stop` was called and everything is written."""
@@ -133,7 +142,9 @@ class Pipeline:
             batch, trigger = due
             self._writing, self._writing_since = batch, time.monotonic()
             outcome = await self._store(batch)
-            self._settle(batch, outcome, trigger)
+            lost = outcome.kept.lost
+            spooled = await self._spool.keep([rejection for rejection in lost if rejection.code in VALID_CODES])
+            self._settle(batch, outcome, trigger, spooled)
 
     def stop(self, connection: Connection | None) -> None:
         """Receive nothing more; `run` ends when what is in hand is written."""
@@ -152,7 +163,13 @@ class Pipeline:
             self._window.is_exceeded
             or sum(batch.readings for batch in batches) > self._limits.rows
             or sum(batch.payload_bytes for batch in batches) > self._limits.payload_bytes
+            or self._decoder.pause_seconds() > 0
         )
+
+    def _read_on(self) -> None:
+        if self._paused is not None and not self._stopping and not self._over_limits():
+            self._paused.resume_reading()
+            self._paused = None
 
     async def _next(self) -> tuple[Batch, Trigger] | None:
         while True:
@@ -188,7 +205,8 @@ class Pipeline:
                 attempts += 1
                 self._metrics.failed(kind)
                 self._report(error, kind)
-                batch.may_be_stored = True
+                if kind == "fault":
+                    self._take_along(batch)
                 await asyncio.sleep(_retry_seconds(kind, attempts))
             else:
                 if self._problem is not None:
@@ -197,12 +215,18 @@ class Pipeline:
                     self._problem = None
                 return outcome
 
-    def _settle(self, batch: Batch, outcome: Outcome, trigger: Trigger) -> None:
+    def _settle(self, batch: Batch, outcome: Outcome, trigger: Trigger, spooled: int) -> None:
         """Make the entries and acknowledge, in one go."""
         monotonic = time.monotonic()
         self._writing = None
-        self._metrics.committed(batch, outcome, trigger, now=time.time(), monotonic=monotonic)
+        self._metrics.committed(batch, outcome, trigger, spooled, now=time.time(), monotonic=monotonic)
         self._metrics.flushed(monotonic - self._writing_since)
+        settled = outcome.readings + batch.refusals.total()
+        if settled != batch.received:
+            # Not acknowledged, so nothing is lost: the broker delivers all of it again.
+            logger.error("of a batch %d readings were received and %d accounted for", batch.received, settled)
+            batch.disown(LinkLost("the books of a batch do not add up; its messages are delivered again"))
+            return
         left = batch.acknowledge()
         self._window.acknowledged(batch.unacknowledged - left, monotonic)
         if self._window.is_sure and self._window.learned != self._window_said:
@@ -211,11 +235,39 @@ class Pipeline:
             logger.info(
                 "%d committed messages came over a connection that has ended; the broker sends them again", left
             )
-        for rejection in outcome.refused[:10]:
-            logger.warning("a reading on %s went to quarantine: %s", rejection.topic, rejection.reason)
-        if self._paused is not None and not self._stopping and not self._over_limits():
-            self._paused.resume_reading()
-            self._paused = None
+        self._tell_of_refusals(batch, outcome, spooled)
+        self._read_on()
+
+    def _tell_of_refusals(self, batch: Batch, outcome: Outcome, spooled: int) -> None:
+        """A line a minute for whatever is refused by the database, or not where it should be."""
+        if outcome.refused and (count := self._said.due("refused", len(outcome.refused))):
+            first = outcome.refused[0]
+            logger.warning("%d readings went to quarantine; one on %s: %s", count, first.topic, first.reason)
+        beyond = batch.refusals.total() - len(batch.rejected)
+        if beyond and (count := self._said.due("beyond", beyond)):
+            logger.warning(
+                "%d refused messages were counted and not kept: they came faster than REJECTED_MAX_PER_SECOND", count
+            )
+        kept = outcome.kept
+        if spooled and (count := self._said.due("spooled", spooled)):
+            logger.error(
+                "the quarantine refused %d valid readings (%s); they are in %s, for wattline rejected replay --file",
+                count,
+                kept.why,
+                self._spool.folder,
+            )
+        lost = len(kept.lost) - spooled
+        if lost and (count := self._said.due("lost", lost)):
+            logger.error("%d refused messages were counted and not kept: %s", count, kept.why)
+        if kept.deleted and (count := self._said.due("deleted", kept.deleted)):
+            logger.warning("the oldest %d refused messages were deleted: REJECTED_MAX_BYTES is reached", count)
+
+    def _take_along(self, batch: Batch) -> None:
+        """What waits behind a batch that meets a fault goes with it: other rows tell whether it is everybody's."""
+        while self._closed:
+            batch.absorb(self._closed.popleft()[0])
+        batch.absorb(self._open)
+        self._open = Batch()
 
     def _say_window(self) -> None:
         """Once for each window that was found out: a person may want a larger one."""
@@ -230,15 +282,22 @@ class Pipeline:
 
     def _report(self, error: Exception, kind: FailureKind) -> None:
         """Once for each problem, not once for each attempt."""
-        problem = (
-            explain(error, self._database_label) if isinstance(error, psycopg.Error) else str(error) or repr(error)
-        )
+        if isinstance(error, psycopg.Error):
+            problem = explain(error, self._database_label)
+        elif isinstance(error, OSError):
+            problem = f"PostgreSQL at {self._database_label}: {error}"
+        else:
+            problem = f"{type(error).__name__}: {error}"
+        if self._sink.blocker is not None:
+            problem = f"{problem}; perhaps {self._sink.blocker}"
         if problem == self._problem:
             return
         self._problem = problem
         if kind == "fault":
             logger.error(
-                "%s; nothing is lost, but a person is needed: trying again every %d s", problem, FAULT_RETRY_SECONDS
+                "%s; nothing is lost, but a person is needed: trying again every %d s at least",
+                problem,
+                FAULT_RETRY_SECONDS,
             )
         elif kind == "partition":
             logger.info("%s; creating it", problem)
@@ -247,7 +306,6 @@ class Pipeline:
 
 
 def _retry_seconds(kind: FailureKind, attempts: int) -> float:
-    if kind == "fault":
-        return FAULT_RETRY_SECONDS
-    ceiling = min(RETRY_SECONDS_MAX, RETRY_SECONDS_MIN * 2 ** min(attempts, 10))
+    longest = FAULT_RETRY_SECONDS if kind == "fault" else RETRY_SECONDS_MAX
+    ceiling = min(longest, RETRY_SECONDS_MIN * 2 ** min(attempts, 10))
     return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - jitter, not a secret

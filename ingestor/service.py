@@ -19,12 +19,15 @@ import psycopg
 
 from config.settings import Settings
 from ingestor.batch import FlushPolicy
-from ingestor.decode import Decoder, KeepLimit
+from ingestor.decode import Decoder
 from ingestor.health import health_app, listen, serving
 from ingestor.housekeeping.all import all_chores
 from ingestor.housekeeping.chores import Chore, keep_doing
 from ingestor.metrics import IngestMetrics
 from ingestor.pipeline import PendingLimits, Pipeline
+from ingestor.rejected.bound import ByteBound
+from ingestor.rejected.limit import KeepLimit
+from ingestor.rejected.spool import Spool
 from ingestor.schema.api_role import provide_api_role
 from ingestor.schema.catalogue import check_kinds
 from ingestor.schema.migrate import MigrationError, migrate
@@ -46,7 +49,7 @@ logger = logging.getLogger(__name__)
 # Of the 10 s that a stop may take: this much for what is in hand, the rest for goodbyes.
 DRAIN_SECONDS_MAX = 7.0
 DATABASE_RETRY_SECONDS = 1.0
-# A reading is 100 to 200 bytes in memory, and arrays bring 1,000 of them in one message of the window.
+# A reading is 100 to 200 bytes in memory, and arrays bring thousands of them in one message of the window.
 PENDING_ROWS_PER_MESSAGE = 2
 
 
@@ -74,11 +77,19 @@ class Ingestor:
                 rows=PENDING_ROWS_PER_MESSAGE * settings.max_inflight, payload_bytes=settings.max_pending_bytes
             ),
             window=BrokerWindow(min(settings.max_inflight, RECEIVE_MAXIMUM_MAX)),
-            sink=(sink := Sink(settings.database_conninfo)),
+            sink=(
+                sink := Sink(
+                    settings.database_conninfo,
+                    timeout_seconds=settings.flush_timeout_seconds,
+                    bound=(bound := ByteBound(settings.rejected_max_bytes)),
+                )
+            ),
+            spool=Spool(settings.spool_dir),
             metrics=self.metrics,
             database_label=settings.database_label,
         )
         self._sink = sink
+        self._bound = bound
         self._link_options = replace(
             LinkOptions.from_settings(
                 settings,
@@ -134,7 +145,7 @@ class Ingestor:
         stopping = asyncio.create_task(self._stopped.wait(), name="stop")
         chores = [
             asyncio.create_task(self._keep_doing(chore), name=f"chore {chore.name}")
-            for chore in all_chores(settings, self.metrics, self._is_connected)
+            for chore in all_chores(settings, self.metrics, self._bound, self._is_connected)
         ]
         tasks = [linked, flushing, stopping, *chores]
         try:

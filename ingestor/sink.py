@@ -1,34 +1,34 @@
 """A batch into PostgreSQL: one transaction that either holds all of it or nothing.
 
-The fast path is COPY straight into the history inside a savepoint; a reading that is there already, or a broker that
-says it delivers again, sends it the way of the merge. A value that PostgreSQL refuses is found by halving, and goes to
-quarantine; its neighbours are stored. `store` is one attempt: it raises what went wrong and never retries.
+The readings come first (`ingestor.isolation`), then what is known of hours, then refusals (`ingestor.rejected.store`),
+which never stand in the way of the readings. Every wait has a deadline: past it the session is hung up on. `store` is
+one attempt: it raises what went wrong and never retries.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import psycopg
-from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
 
 from ingestor import statements, wire
-from ingestor.batch import KEPT_PAYLOAD_BYTES_MAX, Batch, Rejection, Row, first_of_each, in_key_order, newest_per_device
+from ingestor.batch import Batch, Rejection, Row
+from ingestor.deadline import Deadline
 from ingestor.hourly import invalidate, invalidations
+from ingestor.isolation import UnbalancedError, rejection, store_rows
+from ingestor.rejected.bound import ByteBound
+from ingestor.rejected.store import Kept, keep
 from ingestor.schema.partitions import ensure_partitions
-from ingestor.statements import Statements
-from postgres.connecting import connect
+from ingestor.seldom import Seldom
+from postgres.connecting import Session, connect
 from postgres.failures import failure_kind
 from postgres.session import Limits
-from telemetry.kinds import Kind
-from telemetry.topics import topic_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,52 +36,121 @@ DAY_SECONDS = 86_400
 EPOCH = date(1970, 1, 1)
 # Nothing of ours holds a lock that a flush needs for longer than a moment: past it the log names somebody else's.
 LIMITS = Limits(lock_ms=5_000)
+# A batch whose attempts ended so often while its refusals were written is stored without them.
+QUARANTINE_STRIKES_MAX = 3
+# Of a batch that timed out the next attempt may take twice as long, up to so many times: a server that is slow but
+# works must not be given up on for ever.
+PATIENCE_DOUBLED_MAX = 4
+
+_ALL_AT_ONCE = "SET CONSTRAINTS ALL IMMEDIATE"
+# A session that we hung up on may hold locks until its server notices. It is ours, so we may end it.
+_BACKEND_START = "SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_END_FORMER = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE pid = %s AND backend_start = %s AND usename = current_user
+"""
+# Whoever has written for longest without a COMMIT is the likeliest to hold a lock.
+_BLOCKER = """
+    SELECT pid, coalesce(nullif(application_name, ''), '?'), state, extract(epoch FROM now() - xact_start)::int
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+        AND backend_type = 'client backend'
+    ORDER BY backend_xid IS NULL, xact_start LIMIT 1
+"""
+
+
+class FlushTimeoutError(TimeoutError):
+    """PostgreSQL gave no answer in time, so its session was given up."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a batch, in readings; rejected ones are in the batch's own refusals too."""
+    """What became of a batch, in readings; what was refused on receiving is in the batch itself."""
 
     committed: dict[str, int] = field(default_factory=lambda: {"meter": 0, "vehicle": 0})
     duplicate: dict[str, int] = field(default_factory=lambda: {"meter": 0, "vehicle": 0})
     refused: list[Rejection] = field(default_factory=list)
     """Readings that PostgreSQL would not take."""
+    kept: Kept = field(default_factory=Kept)
+    """What became of all refusals."""
     seconds: Counter[int] = field(default_factory=Counter)
     """Readings by the second (since 1970) of their timestamp."""
+
+    @property
+    def readings(self) -> int:
+        """All that it accounts for."""
+        return sum(self.committed.values()) + sum(self.duplicate.values()) + len(self.refused)
+
+    def add(self, other: Outcome) -> None:
+        """A part of the same batch, stored on its own."""
+        for kind, count in other.committed.items():
+            self.committed[kind] += count
+            self.duplicate[kind] += other.duplicate[kind]
+        self.refused += other.refused
+        self.kept.add(other.kept)
+        self.seconds += other.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Backend:
+    """A session as its server knows it."""
+
+    pid: int
+    started: datetime
 
 
 class Sink:
     """Writes batches, one at a time, over one connection that it opens when needed."""
 
-    def __init__(self, conninfo: str) -> None:
+    def __init__(self, conninfo: str, *, timeout_seconds: float = 60.0, bound: ByteBound | None = None) -> None:
         self._conninfo = conninfo
-        self._connection: AsyncConnection[TupleRow] | None = None
+        self._timeout_seconds = timeout_seconds
+        self._bound = bound or ByteBound(2**62)
+        self._connection: Session | None = None
+        self._backend: _Backend | None = None
+        self._left: _Backend | None = None
         self._days: set[int] = set()
+        self._quarantine_locked = False
+        self._unforeseen = Seldom()
+        self._in_quarantine = False
+        self.blocker: str | None = None
+        """Who probably holds the lock that the last attempt did not get."""
 
     async def store(self, batch: Batch) -> Outcome:
         """Commit the batch. Raises what PostgreSQL or the network said; nothing of the batch is stored then, or,
-        where the answer to COMMIT was lost, all of it: set `batch.may_be_stored` before the next attempt.
+        where the answer to COMMIT was lost, all of it. What the attempt has learned is noted in the batch.
         """
-        connection = await self._connected()
-        outcome = Outcome(seconds=batch.per_second())
+        self.blocker = None
+        timeout = self._timeout_seconds * 2 ** min(batch.timeouts, PATIENCE_DOUBLED_MAX)
+        connection = await self._connected(timeout)
+        self._in_quarantine = False
         try:
-            await self._make_partitions(connection, outcome)
-            async with connection.transaction():
-                for table, rows in ((statements.METER, batch.meters), (statements.VEHICLE, batch.vehicles)):
-                    if rows:
-                        refused: list[Rejection] = []
-                        stored = await _store_rows(connection, table, rows, refused, merge=batch.may_be_stored)
-                        outcome.committed[table.kind.name] = stored
-                        outcome.duplicate[table.kind.name] = len(rows) - stored - len(refused)
-                        outcome.refused += refused
-                await invalidate(connection, invalidations(batch, outcome.seconds, time.time()))
-                await _quarantine(connection, [*batch.rejected, *outcome.refused], once=batch.may_be_stored)
+            with _deadline(connection, timeout) as deadline:
+                attempt = self._attempt_in_pieces if batch.in_pieces else self._attempt
+                outcome = await attempt(connection, batch, deadline)
         except BaseException as error:
-            if isinstance(error, Exception) and failure_kind(error) == "partition":
+            batch.may_be_stored = batch.careful = True
+            if isinstance(error, FlushTimeoutError):
+                batch.timeouts += 1
+                self._left = self._backend
+            if self._in_quarantine:
+                batch.quarantine_strikes += 1
+            if isinstance(error, psycopg.errors.LockNotAvailable):
+                await self._find_blocker(connection)
+            kind = failure_kind(error) if isinstance(error, Exception) else None
+            if isinstance(error, Exception) and _is_ours(error) and not isinstance(error, UnbalancedError):
+                batch.in_pieces = True
+                if self._unforeseen.due(type(error).__name__):
+                    logger.exception("a batch could not be written; the cause is looked for")
+            if kind == "partition":
                 self._days.clear()
-            if connection.broken or connection.closed or not isinstance(error, psycopg.Error):
+            # A session that failed for any other reason may be unfit for good: on a server that became read-only, or
+            # with a role, settings or prepared statements that have changed. A new one costs 5 ms.
+            if kind not in ("data", "partition") or connection.closed:
                 await self.close()
             raise
+        self._bound.changed(outcome.kept.stored_bytes, outcome.kept.deleted_bytes)
+        self._quarantine_locked = outcome.kept.locked
         return outcome
 
     async def close(self) -> None:
@@ -90,105 +159,145 @@ class Sink:
         if connection is not None:
             await connection.close()
 
-    async def _connected(self) -> AsyncConnection[TupleRow]:
+    async def _attempt(self, connection: Session, batch: Batch, deadline: Deadline) -> Outcome:
+        outcome = Outcome(seconds=batch.per_second())
+        unplaced = await self._make_partitions(connection, outcome, deadline)
+        async with connection.transaction():
+            if batch.careful:
+                await connection.execute(_ALL_AT_ONCE)
+            tables: tuple[tuple[statements.Statements, Sequence[Row]], ...] = (
+                (statements.METER, batch.meters),
+                (statements.VEHICLE, batch.vehicles),
+            )
+            for table, rows in tables:
+                if rows:
+                    done = await store_rows(
+                        connection, table, rows, batch=batch, unplaced=unplaced, progress=deadline.extend
+                    )
+                    outcome.committed[table.kind.name] = done.stored
+                    outcome.duplicate[table.kind.name] = done.repeated
+                    outcome.refused += done.refused
+            await invalidate(connection, invalidations(batch, outcome.seconds, time.time()))
+            await self._quarantine(connection, batch, [*batch.rejected, *outcome.refused], outcome)
+        return outcome
+
+    async def _attempt_in_pieces(self, connection: Session, batch: Batch, deadline: Deadline) -> Outcome:
+        """After an exception that nobody foresaw: halves of the rows, each a transaction, until the culprit is alone.
+
+        What is committed of it when a later piece fails is met again as repeated.
+        """
+        outcome, culprits = Outcome(), list[Rejection]()
+        pieces = [Batch(meters=batch.meters), Batch(vehicles=batch.vehicles)]
+        while pieces:
+            piece = pieces.pop()
+            if not piece.meters and not piece.vehicles:
+                continue
+            piece.may_be_stored = piece.careful = True
+            piece.received_at, piece.redelivered = batch.received_at, batch.redelivered
+            piece.quarantine_strikes = batch.quarantine_strikes
+            deadline.extend()
+            try:
+                outcome.add(await self._attempt(connection, piece, deadline))
+            except Exception as error:
+                if connection.closed or not _is_ours(error):
+                    raise
+                if piece.readings == 1:
+                    table, row = (
+                        (statements.METER, piece.meters[0]) if piece.meters else (statements.VEHICLE, piece.vehicles[0])
+                    )
+                    culprits.append(rejection(table, row, error, batch.received_at, again=batch.redelivered))
+                else:
+                    pieces += piece.halves()
+        async with connection.transaction():
+            await self._quarantine(connection, batch, [*batch.rejected, *culprits], outcome)
+        outcome.refused += culprits
+        return outcome
+
+    async def _quarantine(
+        self, connection: Session, batch: Batch, rejections: list[Rejection], outcome: Outcome
+    ) -> None:
+        if not rejections:
+            return
+        if batch.quarantine_strikes >= QUARANTINE_STRIKES_MAX:
+            outcome.kept.add(Kept(lost=rejections, why="every attempt to write it ends the session"))
+            return
+        self._in_quarantine = True
+        outcome.kept.add(
+            await keep(
+                connection,
+                rejections,
+                self._bound,
+                retried=batch.may_be_stored,
+                was_locked=self._quarantine_locked,
+            )
+        )
+        self._in_quarantine = False
+
+    async def _connected(self, seconds: float) -> Session:
         if self._connection is None:
             connection = await connect(
                 self._conninfo, autocommit=True, application_name="wattline ingest", limits=LIMITS
             )
-            wire.register(connection)
+            with _deadline(connection, seconds):
+                wire.register(connection)
+                if self._left is not None:
+                    await connection.execute(_END_FORMER, [self._left.pid, self._left.started])
+                    self._left = None
+                row = await (await connection.execute(_BACKEND_START)).fetchone()
+            self._backend = _Backend(connection.info.backend_pid, row[0]) if row else None
             self._connection = connection
         return self._connection
 
-    async def _make_partitions(self, connection: AsyncConnection[TupleRow], outcome: Outcome) -> None:
+    async def _find_blocker(self, connection: Session) -> None:
+        with suppress(psycopg.Error, OSError), _deadline(connection, LIMITS.lock_ms / 1000):
+            row = await (await connection.execute(_BLOCKER)).fetchone()
+            if row is not None:
+                pid, application, state, seconds = row
+                self.blocker = f"pid {pid} ({application}), {state}, in a transaction for {seconds} s"
+
+    async def _make_partitions(self, connection: Session, outcome: Outcome, deadline: Deadline) -> dict[int, Exception]:
+        """Make what is missing. The result are the days of which none can be made; a day of now is never among them."""
         days = {second // DAY_SECONDS for second in outcome.seconds} - self._days
-        if days:
-            await ensure_partitions(connection, [EPOCH + timedelta(days=day) for day in days])
-            self._days |= days
-
-
-async def _store_rows(
-    connection: AsyncConnection[TupleRow],
-    table: Statements,
-    rows: Sequence[Row],
-    refused: list[Rejection],
-    *,
-    merge: bool,
-) -> int:
-    """All readings of one kind, by the fast path if nothing speaks against it; the number newly stored."""
-    if not merge:
-        ordered = in_key_order(rows)
+        if not days:
+            return {}
+        unplaced: dict[int, Exception] = {}
         try:
-            async with connection.transaction():
-                stored = await _copy(connection, table, ordered)
-                await _update_status(connection, table, ordered)
-                return stored
-        except psycopg.Error as error:
-            if failure_kind(error) != "data":
+            await ensure_partitions(connection, [EPOCH + timedelta(days=day) for day in days])
+        except Exception as error:
+            if connection.closed or (len(days) == 1 and _is_current(*days)):
                 raise
-    return await _merge(connection, table, first_of_each(rows), refused)
+            logger.debug("the partitions of a batch cannot be made at once: %s", error)
+            for day in sorted(days):
+                deadline.extend()
+                try:
+                    await ensure_partitions(connection, [EPOCH + timedelta(days=day)])
+                except Exception as refusal:
+                    if connection.closed or _is_current(day) or failure_kind(refusal) == "transient":
+                        raise
+                    unplaced[day] = refusal
+        self._days |= days - unplaced.keys()
+        return unplaced
 
 
-async def _merge(
-    connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row], refused: list[Rejection]
-) -> int:
-    """The slow path: leaves out what is there already, and halves until what PostgreSQL refuses is alone."""
+@contextmanager
+def _deadline(connection: Session, seconds: float) -> Iterator[Deadline]:
+    """Hang up on the server unless the work inside ends in time, or says that it goes forward."""
+    deadline = Deadline(seconds, connection.hang_up)
     try:
-        async with connection.transaction():
-            stored = (await connection.execute(table.merge, wire.columns(rows))).rowcount
-            await _update_status(connection, table, rows)
-            return stored
-    except psycopg.Error as error:
-        if failure_kind(error) != "data":
-            raise
-        if len(rows) == 1:
-            refused.append(_rejection(table, rows[0], error))
-            return 0
-    half = len(rows) // 2
-    first = await _merge(connection, table, rows[:half], refused)
-    return first + await _merge(connection, table, rows[half:], refused)
+        yield deadline
+    except Exception as error:
+        if deadline.passed:
+            raise FlushTimeoutError(f"no answer to a batch for {seconds:g} s; its session is given up") from error
+        raise
+    finally:
+        deadline.cancel()
 
 
-async def _copy(connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row]) -> int:
-    async with connection.cursor() as cursor:
-        async with cursor.copy(table.copy) as copy:
-            for chunk in wire.copy_stream(rows):
-                await copy.write(chunk)
-        return cursor.rowcount
+def _is_ours(error: Exception) -> bool:
+    """An exception that neither PostgreSQL nor the network has raised."""
+    return not isinstance(error, psycopg.Error | OSError)
 
 
-async def _update_status(connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row]) -> None:
-    await connection.execute(table.newest, wire.columns(newest_per_device(rows)))
-
-
-async def _quarantine(connection: AsyncConnection[TupleRow], rejections: Sequence[Rejection], *, once: bool) -> None:
-    if not rejections:
-        return
-    await connection.execute(
-        statements.QUARANTINE_ONCE if once else statements.QUARANTINE,
-        (
-            [datetime.fromtimestamp(rejection.received_at, UTC) for rejection in rejections],
-            [rejection.topic.replace("\0", "\N{REPLACEMENT CHARACTER}") for rejection in rejections],
-            [rejection.payload[:KEPT_PAYLOAD_BYTES_MAX] for rejection in rejections],
-            [rejection.code for rejection in rejections],
-            [rejection.reason for rejection in rejections],
-        ),
-    )
-
-
-def _rejection(table: Statements, row: Row, error: psycopg.Error) -> Rejection:
-    """The reading as its device would send it, with what PostgreSQL has against it."""
-    device_id, timestamp_us, *numbers = row
-    timestamp = (datetime.fromtimestamp(0, UTC) + timedelta(microseconds=timestamp_us)).isoformat()
-    payload = dict(zip(_fields(table.kind), (device_id, timestamp, *numbers), strict=True))
-    return Rejection(
-        topic=topic_of(table.kind.name, device_id),
-        payload=json.dumps(payload).encode(),
-        code="database_refused",
-        reason=f"PostgreSQL refused it: {error.diag.message_primary} ({error.sqlstate})",
-        received_at=time.time(),
-    )
-
-
-def _fields(kind: Kind) -> tuple[str, ...]:
-    """The JSON names of a row's values."""
-    return kind.id_field, "timestamp", *(measure.name for measure in kind.measures)
+def _is_current(day: int) -> bool:
+    """Yesterday, today or tomorrow: without its partition nobody's readings can be stored."""
+    return abs(day - int(time.time()) // DAY_SECONDS) <= 1

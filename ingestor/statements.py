@@ -20,6 +20,12 @@ MERGE: LiteralString = """
     SELECT * FROM unnest({arrays})
     ON CONFLICT ({id}, ts) DO NOTHING"""
 
+# The places (from 1) of those that are not there now. A subquery of its own: each is one look into one index.
+MISSING: LiteralString = """
+    SELECT reading.place
+    FROM unnest(%b::text[], %b::timestamptz[]) WITH ORDINALITY AS reading (id, ts, place)
+    WHERE (SELECT true FROM {history} AS stored WHERE stored.{id} = reading.id AND stored.ts = reading.ts) IS NULL"""
+
 # The newest reading of each device: an older one never overwrites a newer one.
 NEWEST: LiteralString = """
     INSERT INTO {status} ({id}, last_reading, {measures}, last_updated)
@@ -38,33 +44,13 @@ class Statements:
     kind: Kind
     copy: bytes
     merge: bytes
+    missing: bytes
     newest: bytes
 
     @classmethod
     def of(cls, kind: Kind) -> Statements:
         """Rendered once, when the program starts."""
-        return cls(kind, kind.sql(COPY), kind.sql(MERGE), kind.sql(NEWEST))
+        return cls(kind, kind.sql(COPY), kind.sql(MERGE), kind.sql(MISSING), kind.sql(NEWEST))
 
 
 METER, VEHICLE = (Statements.of(kind) for kind in KINDS)
-
-# Refusals into quarantine.
-QUARANTINE: LiteralString = """
-    INSERT INTO rejected_messages (received_at, topic, payload, reason_code, reason)
-    SELECT * FROM unnest(%s::timestamptz[], %s::text[], %s::bytea[], %s::text[], %s::text[])
-"""
-
-# The same where the broker, or we ourselves, may have brought some of them before: each is kept once.
-QUARANTINE_ONCE: LiteralString = """
-    INSERT INTO rejected_messages (received_at, topic, payload, reason_code, reason)
-    SELECT refused.*
-    FROM unnest(%s::timestamptz[], %s::text[], %s::bytea[], %s::text[], %s::text[])
-        AS refused (received_at, topic, payload, reason_code, reason)
-    WHERE NOT EXISTS (
-        SELECT FROM rejected_messages AS kept
-        WHERE kept.topic = refused.topic
-            AND md5(kept.payload) = md5(refused.payload)
-            AND kept.reason_code = refused.reason_code
-            AND kept.received_at > refused.received_at - interval '1 day'
-    )
-"""

@@ -22,7 +22,6 @@ PAYLOAD_BYTES_MAX = 1_000_000
 # 140 ms to take apart. 80,000 unknown fields take 220 ms to be complained about, one by one.
 CONTAINERS_MAX = 50_000
 UNKNOWN_FIELDS_NAMED_MAX = 10
-READINGS_PER_ARRAY_MAX = 1000
 
 ReasonCode = Literal[
     "invalid_json",

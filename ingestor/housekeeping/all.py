@@ -8,14 +8,17 @@ from config.settings import Settings
 from ingestor.housekeeping import gauges, hourly_sums, partitions_ahead, quarantine, retention
 from ingestor.housekeeping.chores import Chore
 from ingestor.metrics import IngestMetrics
+from ingestor.rejected.bound import ByteBound
 
 
-def all_chores(settings: Settings, metrics: IngestMetrics, connected: Callable[[], bool]) -> list[Chore]:
-    """`connected` says whether the broker's link is up."""
+def all_chores(
+    settings: Settings, metrics: IngestMetrics, bound: ByteBound, connected: Callable[[], bool]
+) -> list[Chore]:
+    """`bound` is the size of the quarantine, `connected` says whether the broker's link is up."""
     return [
         partitions_ahead.CHORE,
         retention.chore(settings.retention_days),
-        quarantine.chore(settings.rejected_retention_days),
+        quarantine.chore(settings.rejected_retention_days, bound),
         hourly_sums.CHORE,
         gauges.chore(metrics, connected),
     ]

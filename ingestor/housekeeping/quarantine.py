@@ -1,16 +1,28 @@
-"""The chore that deletes refused messages after REJECTED_RETENTION_DAYS."""
+"""The chore that keeps the quarantine within REJECTED_RETENTION_DAYS and REJECTED_MAX_BYTES.
+
+The sink makes room for what it writes; here the table is measured now and then, because others write there too, what is
+too much is deleted, and PostgreSQL may use the room of what was deleted again.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
+import time
 
 from ingestor.housekeeping.chores import Chore
+from ingestor.rejected import queries
+from ingestor.rejected.bound import ByteBound
+from ingestor.rejected.store import delete_oldest
 from postgres.connecting import Session
 from postgres.session import Limits
 
 logger = logging.getLogger(__name__)
 
-EVERY_SECONDS = 3600.0
+# A flood of refusals leaves some hundred MB of deleted rows in this time.
+EVERY_SECONDS = 15.0
+RETENTION_SECONDS = 3600.0
+MEASURE_SECONDS = 600.0
 CHUNK_ROWS = 5_000  # a transaction of some 50 ms: vacuum and the flush's own inserts stay undisturbed
 CHUNKS_PER_ROUND = 200
 
@@ -21,22 +33,64 @@ _DELETE = """
     )"""
 
 
-def chore(retention_days: int) -> Chore:
-    """Refused messages are kept for `retention_days`."""
+def chore(retention_days: int, bound: ByteBound) -> Chore:
+    """Refused messages are kept for `retention_days`, and within `bound`."""
+    due = _Due()
 
-    async def delete_old(session: Session) -> bool:
-        deleted, more = await delete_rejected(session, retention_days)
-        if deleted:
-            logger.info("deleted %d refused messages after %d days", deleted, retention_days)
+    async def round_(session: Session) -> bool:
+        more = False
+        if due.retention():
+            deleted, more = await delete_rejected(session, retention_days)
+            if deleted:
+                logger.info("deleted %d refused messages after %d days", deleted, retention_days)
+            due.done(more=more)
+        if due.measure() or bound.wants_vacuum:
+            await _keep_within(session, bound)
+            due.measured()
         return more
 
     return Chore(
         "quarantine",
-        delete_old,
+        round_,
         EVERY_SECONDS,
         deadline_seconds=300.0,
         limits=Limits(statement_ms=60_000, lock_ms=10_000),
     )
+
+
+class _Due:
+    """What is due when."""
+
+    def __init__(self) -> None:
+        self._retention = self._measure = -math.inf
+
+    def retention(self) -> bool:
+        return time.monotonic() - self._retention >= RETENTION_SECONDS
+
+    def done(self, *, more: bool) -> None:
+        if not more:
+            self._retention = time.monotonic()
+
+    def measure(self) -> bool:
+        return time.monotonic() - self._measure >= MEASURE_SECONDS
+
+    def measured(self) -> None:
+        self._measure = time.monotonic()
+
+
+async def _keep_within(session: Session, bound: ByteBound) -> None:
+    row = await (await session.execute(queries.MEASURE)).fetchone()
+    bound.held = int(row[0]) if row else 0
+    while bound.excess > 0:
+        async with session.transaction():
+            rows, size = await delete_oldest(session, bound.excess)
+        if not rows:
+            break
+        bound.changed(0, size)
+        logger.info("deleted the oldest %d refused messages: REJECTED_MAX_BYTES is reached", rows)
+    if bound.wants_vacuum:
+        bound.deleted_since_vacuum = 0
+        await session.execute(queries.VACUUM)
 
 
 async def delete_rejected(session: Session, retention_days: int) -> tuple[int, bool]:

@@ -8,7 +8,9 @@ import logging
 import os
 import secrets
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import get_args
 
 import psycopg
@@ -17,10 +19,10 @@ from psycopg.rows import TupleRow
 
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
-from ingestor.batch import KEPT_PAYLOAD_BYTES_MAX
 from ingestor.rejected.listing import SHOWN_BYTES, as_json, as_text
 from ingestor.rejected.quarantine import Choice, newest
-from ingestor.rejected.replay import Outcome, rehearse, replay
+from ingestor.rejected.replay import Outcome, publish_all, rehearse, replay
+from ingestor.rejected.spool import from_line
 from mqtt.errors import LinkError
 from mqtt.link import Link, LinkOptions
 from postgres.connecting import connect
@@ -31,6 +33,7 @@ OK, FAILED = 0, 1
 LIST_MAX = 1000
 IDS_SHOWN_MAX = 20
 ID_MAX = 2**63 - 1
+WHOLE_BYTES = 2**31 - 1
 CONNECT_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
@@ -50,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="publish them again",
         description="Publish refused messages again, to their own topics, oldest first. "
         "A reading that is stored already is not stored twice. "
-        f"Payloads of {KEPT_PAYLOAD_BYTES_MAX:,} bytes and more were cut when they were kept; they are skipped.",
+        "What was cut when it was kept (payloads of more than 1 MB, topics of more than 1,000 bytes) is skipped.",
     )
     which = replaying.add_mutually_exclusive_group(required=True)
     which.add_argument(
@@ -58,6 +61,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     _add_code(which, "all that were refused for this reason and not replayed yet")
     which.add_argument("--all", action="store_true", help="all that were not replayed yet")
+    which.add_argument(
+        "--file",
+        type=Path,
+        metavar="FILE",
+        help="the lines of a file in REJECTED_SPOOL_DIR; then it is renamed to FILE.replayed",
+    )
     replaying.add_argument("--dry-run", action="store_true", help="only say how many that would be")
 
 
@@ -84,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _list(args: argparse.Namespace, settings: Settings) -> int:
     async with await _connect(settings) as connection:
-        found = await newest(connection, args.limit, args.code, KEPT_PAYLOAD_BYTES_MAX if args.json else SHOWN_BYTES)
+        found = await newest(connection, args.limit, args.code, WHOLE_BYTES if args.json else SHOWN_BYTES)
     _say(as_json(refused) if args.json else as_text(refused) for refused in found)
     if not found:
         log.info("nothing in quarantine%s", f" with code {args.code}" if args.code else "")
@@ -92,13 +101,14 @@ async def _list(args: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _replay(args: argparse.Namespace, settings: Settings) -> int:
+    if args.file is not None:
+        return await _replay_file(args, settings)
     choice = Choice(args.id, args.code)
     async with await _connect(settings) as connection:
         if args.dry_run:
             outcome = await rehearse(connection, choice)
         else:
-            options = LinkOptions.from_settings(settings, client_id=f"wattline-rejected-{secrets.token_hex(4)}")
-            async with Link(options) as link:
+            async with _link(settings) as link:
                 await link.wait_connected(CONNECT_SECONDS)
                 outcome = await replay(connection, link, choice)
     unknown = sorted(set(args.id or ()).difference(outcome.replayed, outcome.cut, outcome.failed))
@@ -106,9 +116,34 @@ async def _replay(args: argparse.Namespace, settings: Settings) -> int:
     return FAILED if outcome.failed or unknown else OK
 
 
+async def _replay_file(args: argparse.Namespace, settings: Settings) -> int:
+    try:
+        lines = args.file.read_bytes().splitlines()
+        messages = [from_line(line) for line in lines]
+    except (OSError, ValueError) as error:
+        log.error("%s: %s", args.file, getattr(error, "strerror", None) or error)  # noqa: TRY400 - one line
+        return FAILED
+    if args.dry_run:
+        _say([f"would replay {len(messages)}, skipped 0, failed 0"])
+        return OK
+    async with _link(settings) as link:
+        await link.wait_connected(CONNECT_SECONDS)
+        errors = await publish_all(link, messages)
+    failed = Counter(str(error) for error in errors if error is not None)
+    if not failed:
+        args.file.rename(f"{args.file}.replayed")
+    _say(f"{count} not published: {reason}" for reason, count in failed.most_common())
+    _say([f"replayed {len(messages) - failed.total()}, skipped 0, failed {failed.total()}"])
+    return FAILED if failed else OK
+
+
+def _link(settings: Settings) -> Link:
+    return Link(LinkOptions.from_settings(settings, client_id=f"wattline-rejected-{secrets.token_hex(4)}"))
+
+
 def _report(outcome: Outcome, unknown: list[int], *, dry_run: bool) -> Iterable[str]:
     if outcome.cut:
-        yield f"skipped, only the first {KEPT_PAYLOAD_BYTES_MAX:,} bytes were kept: {_ids(outcome.cut)}"
+        yield f"skipped, only a part of them was kept: {_ids(outcome.cut)}"
     if unknown:
         yield f"not in quarantine (any more): {_ids(unknown)}"
     for reason, count in outcome.reasons.most_common():

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from ingestor.rejected.quarantine import Choice, Refused, chosen, mark_replayed
+from ingestor.rejected.quarantine import CHUNK_ROWS, Choice, chosen, mark_replayed
 from mqtt.errors import LinkError, LinkLost
 from mqtt.link import Link
 
@@ -45,7 +46,7 @@ async def replay(connection: AsyncConnection[TupleRow], link: Link, choice: Choi
     async for chunk in chosen(connection, choice):
         whole = [refused for refused in chunk if not refused.cut]
         outcome.cut += [refused.id for refused in chunk if refused.cut]
-        errors = await asyncio.gather(*(_publish(link, refused) for refused in whole))
+        errors = await publish_all(link, [(refused.topic, refused.payload) for refused in whole])
         answers = list(zip(whole, errors, strict=True))
         acknowledged = [refused.id for refused, error in answers if error is None]
         await mark_replayed(connection, acknowledged)
@@ -58,9 +59,18 @@ async def replay(connection: AsyncConnection[TupleRow], link: Link, choice: Choi
     return outcome
 
 
-async def _publish(link: Link, refused: Refused) -> LinkError | None:
+async def publish_all(link: Link, messages: Sequence[tuple[str, bytes]]) -> list[LinkError | None]:
+    """Publish (topic, payload) pairs in portions; what went wrong with each, in the broker's words."""
+    errors: list[LinkError | None] = []
+    for start in range(0, len(messages), CHUNK_ROWS):
+        portion = messages[start : start + CHUNK_ROWS]
+        errors += await asyncio.gather(*(_publish(link, topic, payload) for topic, payload in portion))
+    return errors
+
+
+async def _publish(link: Link, topic: str, payload: bytes) -> LinkError | None:
     try:
-        await link.publish(refused.topic, refused.payload, qos=1)
+        await link.publish(topic, payload, qos=1)
     except LinkError as error:
         return error
     return None

@@ -19,6 +19,7 @@ class AdvisoryLock(IntEnum):
     PARTITIONS = 0x77617474_00000002
     RETENTION = 0x77617474_00000003
     HOURLY_SUMS = 0x77617474_00000004
+    QUARANTINE = 0x77617474_00000005
 
 
 async def lock_in_transaction(connection: AsyncConnection[TupleRow], lock: AdvisoryLock, timeout_ms: int) -> None:

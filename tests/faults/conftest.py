@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -43,6 +45,18 @@ def sql(database_url: str) -> Iterator[Sql]:
             return cursor.fetchall() if cursor.description else []
 
         yield execute
+
+
+@pytest.fixture
+def owner_url(database_url: str, sql: Sql) -> Iterator[str]:
+    """The database for an ordinary user who owns it: a superuser cannot be refused anything."""
+    role, parts = f"owner_{uuid.uuid4().hex}", urlsplit(database_url)
+    sql(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+    sql(f"ALTER DATABASE {parts.path[1:]} OWNER TO {role}")
+    yield parts._replace(netloc=f"{role}:secret@127.0.0.1:{parts.port}", query="").geturl()
+    sql(f"REASSIGN OWNED BY {role} TO CURRENT_USER")
+    sql(f"DROP OWNED BY {role}")
+    sql(f"DROP ROLE {role}")
 
 
 @pytest.fixture

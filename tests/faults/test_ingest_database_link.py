@@ -48,7 +48,8 @@ def test_cut_at_random_moments(
         published = load.finish(database_url)
     assert_stored_once(database_url, published)
     assert assert_books_balance(ingestor) == len(published)
-    assert metric(ingestor, "wattline_flush_failures_total", error="transient") > CUTS / 3
+    # A cut that meets no session, or one that is just being made, fails nothing.
+    assert metric(ingestor, "wattline_flush_failures_total", error="transient") > CUTS / 10
     assert metric(ingestor, "wattline_mqtt_reconnects_total") == 0
 
 

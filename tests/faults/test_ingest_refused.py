@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import psycopg
-import pytest
 
 from ingestor.schema.partitions import partition_name
 from tests.devices import Device, meter_reading, readings_of_fleet
@@ -33,18 +31,6 @@ OWNERS_RULES = f"""
         END $$;
     CREATE TRIGGER refuse BEFORE INSERT ON vehicle_readings_history FOR EACH ROW EXECUTE FUNCTION refuse();
 """
-
-
-@pytest.fixture
-def owner_url(database_url: str, sql: Sql) -> Iterator[str]:
-    """The database for an ordinary user who owns it: a superuser cannot be refused anything."""
-    role, parts = f"owner_{uuid.uuid4().hex}", urlsplit(database_url)
-    sql(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
-    sql(f"ALTER DATABASE {parts.path[1:]} OWNER TO {role}")
-    yield parts._replace(netloc=f"{role}:secret@127.0.0.1:{parts.port}", query="").geturl()
-    sql(f"REASSIGN OWNED BY {role} TO CURRENT_USER")
-    sql(f"DROP OWNED BY {role}")
-    sql(f"DROP ROLE {role}")
 
 
 def is_poisoned(kind: str, payload: dict[str, object]) -> bool:

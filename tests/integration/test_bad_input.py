@@ -61,7 +61,6 @@ BAD = {
     "a far past": (METER, good(at=NOW - timedelta(days=40)), "too_old"),
     "no payload": (METER, b"", "empty"),
     "an empty array": (METER, "[]", "empty"),
-    "1,001 readings": (METER, [good()] * 1001, "too_large"),
     "1 MB of blanks around a reading": (METER, json.dumps(good()) + " " * 1_000_000, "too_large"),
     "2 MB": (METER, b"x" * 2_000_000, "too_large"),
     "a deeper topic": ("v1/telemetry/meter/M-1/x", good(), "unknown_topic"),
@@ -103,7 +102,7 @@ def test_each_bad_message_is_quarantined_with_its_reason_and_its_neighbours_are_
             if isinstance(payload, bytes)
             else (payload if isinstance(payload, str) else json.dumps(payload)).encode()
         )
-        assert stored == sent[:65536], name
+        assert stored == (sent if len(sent) <= 1_000_000 else sent[:65536]), name
         assert reason, name
         assert "\n" not in reason, name
     stored = connection.execute("SELECT count(*) FROM meter_status WHERE meter_id LIKE 'GOOD-%'").fetchone()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.batch import Batch, FlushPolicy, first_of_each, in_key_order, newest_per_device
-from ingestor.decode import KeepLimit
+from ingestor.rejected.limit import KeepLimit
 
 POLICY = FlushPolicy(interval_seconds=0.25, rows_max=3, bytes_max=1000)
 rows = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.floats(0, 9), st.floats(0, 9)))

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.batch import Batch
-from ingestor.decode import Decoder, KeepLimit
+from ingestor.decode import Decoder
+from ingestor.rejected.limit import KeepLimit
 from tests.devices import iso, meter_reading, vehicle_reading
 
 NOW = datetime(2026, 1, 31, 14, 0, tzinfo=UTC)

@@ -1,0 +1,109 @@
+"""A message that is not one valid reading, taken apart with care: an array, or something to refuse, and why.
+
+A sender chooses what is in here, so the work is bounded by the payload's 1 MB: what is too odd is refused before it is
+described, and only what is kept is described at all. Nothing here raises for what a device sent but Refused.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json, to_json
+
+from telemetry.readings import PAYLOAD_BYTES_MAX, ReadingWindow, ReasonCode, refusal_of, timestamp_us, without_surplus
+
+if TYPE_CHECKING:
+    from ingestor.decode import Stream
+
+# Payloads from here on are read without the garbage collector: 1 MB of JSON can hold 500,000 lists, and looking for
+# cycles among them, where there can be none, takes ten times as long as reading them.
+LARGE_BYTES = 4096
+
+
+class Refused(Exception):  # noqa: N818 - a verdict on a message, not a mistake of ours
+    """Why a message, or an item of an array, is not stored."""
+
+    def __init__(self, code: ReasonCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code: ReasonCode = code
+        self.reason = reason
+
+
+def parsed(payload: bytes) -> Any:  # noqa: ANN401 - whatever a device may send
+    """The JSON value of a payload that is within the limits. Raises Refused."""
+    if not payload:
+        raise Refused("empty", "the message has no payload")
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise Refused("too_large", f"{len(payload)} bytes; at most {PAYLOAD_BYTES_MAX} are taken")
+    try:
+        content = from_json(payload)
+    except ValueError as error:
+        raise Refused("invalid_json", f"not JSON: {error}") from None
+    if isinstance(content, list) and not content:
+        raise Refused("empty", "the array is empty")
+    return content
+
+
+def validated(stream: Stream, device_id: str, item: object, window: ReadingWindow) -> tuple[Any, int]:
+    """The reading that one JSON value is, and its timestamp in µs since 1970. Raises Refused, or pydantic's
+    ValidationError, which `described` explains where somebody will read it.
+    """
+    reading = stream.payload.validate_python(item)
+    try:
+        ts_us = timestamp_us(reading["timestamp"])
+    except ValueError as error:
+        raise Refused("invalid_value", f"timestamp: {error}") from None
+    if reading[stream.id_field] != device_id:
+        raise Refused(
+            "id_mismatch", f"{stream.id_field} is {reading[stream.id_field]}, the topic's id is {device_id[:100]!a}"
+        )
+    refusal = window.refusal(reading["timestamp"], ts_us)
+    if refusal is not None:
+        raise Refused(*refusal)
+    return reading, ts_us
+
+
+def with_shape(items: list[Any], stream: Stream) -> list[Any]:
+    """Those that have the fields of a reading, all of them and no others: 0.05 µs an item."""
+    fields = stream.fields
+    return [item for item in items if type(item) is dict and item.keys() == fields]
+
+
+def without_shape(items: list[Any], stream: Stream) -> list[Any]:
+    """The others."""
+    fields = stream.fields
+    return [item for item in items if type(item) is not dict or item.keys() != fields]
+
+
+def described(item: object, stream: Stream) -> Refused:
+    """Why a JSON value that is no valid reading is refused, field by field: some 15 µs."""
+    try:
+        stream.payload.validate_python(without_surplus(stream.kind, item))
+    except ValidationError as error:
+        return Refused(*refusal_of(error))
+    return Refused("invalid_shape", "not a reading of this kind")
+
+
+def as_payload(item: object) -> bytes:
+    """An item of an array as a payload of its own."""
+    try:
+        return to_json(item, inf_nan_mode="constants")
+    except ValueError:  # deeper than it can be written
+        return repr(item).encode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def uncollected(size: int) -> Iterator[None]:
+    """Without the garbage collector where a payload of `size` bytes is large."""
+    if size < LARGE_BYTES or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

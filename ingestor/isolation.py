@@ -1,0 +1,228 @@
+"""The rows of one kind into its tables, so that a row which is refused costs no other row its place.
+
+The fast path is COPY; a reading that is there already, or anything else that speaks against it, leads to the merge, and
+there whatever is refused is found by halving. What would refuse every row is no row's fault: it is raised, and nothing
+is quarantined. Every row ends as stored, repeated or refused, each counted for itself, so that the sum can be checked.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from ingestor import wire
+from ingestor.batch import Batch, Rejection, Row, first_of_each, in_key_order, newest_per_device
+from ingestor.seldom import Seldom
+from ingestor.statements import Statements
+from ingestor.transactions import is_alive
+from postgres.failures import failure_kind
+from telemetry.kinds import Kind
+from telemetry.topics import topic_of
+
+logger = logging.getLogger(__name__)
+
+# Devices whose newest row is tried alone when it is not known whether an error is a row's or everybody's.
+SAMPLE_DEVICES = 8
+DAY_US = 86_400_000_000
+
+_unexplained = Seldom()
+
+
+class SwallowedError(Exception):
+    """The table took rows without an error and has not got them: a trigger or rule of its owner's keeps them out."""
+
+
+class UnbalancedError(Exception):
+    """Stored, repeated and refused are not what was received: a fault of ours. Nothing is acknowledged."""
+
+
+@dataclass(slots=True)
+class Stored:
+    """What became of the rows of one kind."""
+
+    stored: int = 0
+    repeated: int = 0
+    refused: list[Rejection] = field(default_factory=list)
+
+
+async def store_rows(  # noqa: PLR0913 - what is stored, where, and how
+    connection: AsyncConnection[TupleRow],
+    table: Statements,
+    rows: Sequence[Row],
+    *,
+    batch: Batch,
+    unplaced: Mapping[int, Exception],
+    progress: Callable[[], None],
+) -> Stored:
+    """The rows of one kind of a batch, as a part of a transaction.
+
+    `unplaced` are days (since 1970) whose partition cannot be made, and why; `progress` is called whenever the server
+    has answered on the slow path.
+    Raises what concerns all rows: a session that ended, a missing partition, a table that takes nothing at all.
+    """
+    if not batch.may_be_stored and not unplaced:
+        ordered = in_key_order(rows)
+        try:
+            async with connection.transaction():
+                await _copy(connection, table, ordered)
+                await _update_status(connection, table, ordered)
+                return Stored(stored=len(rows))
+        except Exception as error:
+            if not _is_of_rows(connection, error):
+                raise
+    work = _Merging(connection, table, batch, progress)
+    once = first_of_each(rows)
+    work.done.repeated = len(rows) - len(once)
+    if unplaced:
+        for row in once:
+            if row[1] // DAY_US in unplaced:
+                work.refuse(row, unplaced[row[1] // DAY_US])
+        once = [row for row in once if row[1] // DAY_US not in unplaced]
+    if once:
+        await work.merge(once)
+    if work.done.stored + work.done.repeated + len(work.done.refused) != len(rows):
+        raise UnbalancedError(f"of {len(rows)} readings of kind {table.kind.name} some are not accounted for")
+    return work.done
+
+
+async def _copy(connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row]) -> None:
+    async with connection.cursor() as cursor:
+        async with cursor.copy(table.copy) as copy:
+            for chunk in wire.copy_stream(rows):
+                await copy.write(chunk)
+        if cursor.rowcount != len(rows):
+            raise SwallowedError
+
+
+async def _update_status(connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row]) -> None:
+    await connection.execute(table.newest, wire.columns(newest_per_device(rows)))
+
+
+def _is_of_rows(connection: AsyncConnection[TupleRow], error: Exception) -> bool:
+    """Whether an error may be the fault of some rows, on a session that can go on."""
+    return is_alive(connection) and failure_kind(error) in ("data", "fault")
+
+
+class _Merging:
+    """The slow path of one kind in one transaction."""
+
+    def __init__(
+        self, connection: AsyncConnection[TupleRow], table: Statements, batch: Batch, progress: Callable[[], None]
+    ) -> None:
+        self.done = Stored()
+        self._connection = connection
+        self._table = table
+        self._batch = batch
+        self._progress = progress
+        self._some_pass = False
+        """It is known that the tables take rows at all."""
+
+    async def merge(self, rows: Sequence[Row]) -> None:
+        """Leave out what is there already, and halve until what is refused is alone."""
+        self._progress()
+        try:
+            stored, missing = await self._try(rows)
+        except Exception as error:
+            if not _is_of_rows(self._connection, error):
+                raise
+            if not self._some_pass and await self._is_everybodys(rows, error):
+                raise
+            if len(rows) == 1:
+                self.refuse(rows[0], error)
+                return
+        else:
+            self._some_pass = self._some_pass or len(missing) < len(rows)
+            self.done.stored += stored
+            self.done.repeated += len(rows) - stored - len(missing)
+            for row in missing:
+                self.refuse(row, SwallowedError("a trigger or rule of the tables' owner keeps it out"))
+            return
+        half = len(rows) // 2
+        await self.merge(rows[:half])
+        await self.merge(rows[half:])
+
+    async def _try(self, rows: Sequence[Row]) -> tuple[int, list[Row]]:
+        """All of them or none: how many were new, and those that are not there although nobody complained."""
+        connection, table = self._connection, self._table
+        async with connection.transaction():
+            missing: list[Row] = []
+            stored = (await connection.execute(table.merge, wire.columns(rows))).rowcount
+            if stored < len(rows):
+                cursor = await connection.execute(table.missing, wire.columns(rows)[:2])
+                places = {place for (place,) in await cursor.fetchall()}
+                missing = [row for place, row in enumerate(rows, 1) if place in places]
+                rows = [row for place, row in enumerate(rows, 1) if place not in places]
+            if rows:
+                await _update_status(connection, table, rows)
+        return stored, missing
+
+    async def _is_everybodys(self, rows: Sequence[Row], error: Exception) -> bool:
+        """Whether no row gets in, as far as some devices chosen at random can tell; each is tried and taken back.
+
+        A value that PostgreSQL refuses is never everybody's, nor is what we cannot even send of a few devices.
+        """
+        if failure_kind(error) == "data":
+            return False
+        devices = list({row[0]: row for row in rows}.values())
+        if not isinstance(error, psycopg.Error) and len(devices) < SAMPLE_DEVICES:
+            return False
+        for row in random.sample(devices, min(SAMPLE_DEVICES, len(devices))):
+            self._progress()
+            try:
+                async with self._connection.transaction(force_rollback=True):
+                    await self._try([row])
+            except Exception as refusal:
+                if not _is_of_rows(self._connection, refusal):
+                    raise
+            else:
+                self._some_pass = True
+                return False
+        return True
+
+    def refuse(self, row: Row, error: Exception) -> None:
+        """It goes to quarantine."""
+        batch = self._batch
+        self.done.refused.append(rejection(self._table, row, error, batch.received_at, again=batch.redelivered))
+        if failure_kind(error) != "data" and (count := _unexplained.due(type(error).__name__)):
+            logger.error(
+                "%d readings could not be stored for a reason of their own and go to quarantine", count, exc_info=error
+            )
+
+
+def rejection(table: Statements, row: Row, error: Exception, received_at: float, *, again: bool) -> Rejection:
+    """The reading as its device would send it, with what there is against it."""
+    if isinstance(error, psycopg.Error):
+        said = f"PostgreSQL refused it: {error.diag.message_primary or error} ({error.sqlstate})"
+    else:
+        said = f"PostgreSQL could not be given it: {type(error).__name__}: {error}"
+    return Rejection(
+        topic=topic_of(table.kind.name, str(row[0])),
+        payload=_as_payload(table, row),
+        code="database_refused",
+        reason=said,
+        received_at=received_at,
+        again=again,
+    )
+
+
+def _as_payload(table: Statements, row: Row) -> bytes:
+    device_id, timestamp_us, *numbers = row
+    try:
+        timestamp: object = (datetime.fromtimestamp(0, UTC) + timedelta(microseconds=timestamp_us)).isoformat()
+    except (OverflowError, TypeError):
+        timestamp = timestamp_us
+    payload = dict(zip(_fields(table.kind), (device_id, timestamp, *numbers), strict=False))
+    return json.dumps(payload, default=repr).encode()
+
+
+def _fields(kind: Kind) -> tuple[str, ...]:
+    """The JSON names of a row's values."""
+    return kind.id_field, "timestamp", *(measure.name for measure in kind.measures)

@@ -1,0 +1,91 @@
+"""Valid readings that neither the history nor the quarantine would take, in a file beside the process.
+
+They are acknowledged, so nobody else has them: each is on the disk before its PUBACK, as a line of JSON that `wattline
+rejected replay --file` publishes again. Bounded in bytes; it never raises, what it could not keep is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ingestor.batch import Rejection
+from ingestor.seldom import Seldom
+
+logger = logging.getLogger(__name__)
+
+# Some 300,000 readings: this is for the few that nothing else takes, not a second database.
+BYTES_MAX = 100_000_000
+PATTERN = "rejected-*.jsonl"
+
+
+class Spool:
+    """A folder of files, one a day; made when it is needed."""
+
+    def __init__(self, folder: Path, bytes_max: int = BYTES_MAX) -> None:
+        self.folder = folder
+        self._bytes_max = bytes_max
+        self._said = Seldom()
+
+    async def keep(self, rejections: Sequence[Rejection]) -> int:
+        """How many of them are on the disk now: the first ones."""
+        if not rejections:
+            return 0
+        try:
+            return await asyncio.to_thread(self._write, rejections)
+        except OSError as error:
+            if self._said.due("error"):
+                logger.error("%s takes nothing: %s", self.folder, error.strerror or error)  # noqa: TRY400 - one line
+            return 0
+
+    def _write(self, rejections: Sequence[Rejection]) -> int:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        room = self._bytes_max - sum(path.stat().st_size for path in self.folder.glob(PATTERN))
+        lines = []
+        for rejection in rejections:
+            line = as_line(rejection)
+            room -= len(line)
+            if room < 0:
+                break
+            lines.append(line)
+        if lines:
+            path = self.folder / f"rejected-{datetime.now(UTC):%Y%m%d}.jsonl"
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            with os.fdopen(descriptor, "ab") as file:
+                file.write(b"".join(lines))
+                file.flush()
+                os.fsync(file.fileno())
+        return len(lines)
+
+
+def as_line(rejection: Rejection) -> bytes:
+    """One line of a spool file."""
+    received = datetime.fromtimestamp(rejection.received_at, UTC).isoformat()
+    return (
+        json.dumps(
+            {
+                "receivedAt": received,
+                "topic": rejection.topic,
+                "code": rejection.code,
+                "reason": rejection.reason,
+                "payloadBase64": base64.b64encode(rejection.payload).decode("ascii"),
+            }
+        )
+        + "\n"
+    ).encode("ascii")
+
+
+def from_line(line: bytes) -> tuple[str, bytes]:
+    """Topic and payload. Raises ValueError for what is no line of a spool file."""
+    try:
+        found = json.loads(line)
+        topic, payload = str(found["topic"]), found["payloadBase64"]
+        return topic, base64.b64decode(payload, validate=True)
+    except (KeyError, TypeError) as error:
+        raise ValueError("not a line of a spool file") from error
