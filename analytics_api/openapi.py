@@ -212,7 +212,7 @@ def document() -> bytes:
                 "version": version("wattline"),
                 "description": "Energy telemetry of smart meters (AC) and vehicles (DC): readings in, answers out.",
             },
-            "servers": [{"url": "/"}],
+            "servers": [{"url": "./"}],  # beside this description, also where a proxy serves both below a path
             "tags": [{"name": name} for name in (TELEMETRY, ANALYTICS, LINKS, SERVICE)],
             "paths": paths,
             "components": {

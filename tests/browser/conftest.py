@@ -21,9 +21,10 @@ _ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage")
 
 @dataclass
 class Visit:
-    """A page whose network ends at our origin, and what went wrong on it."""
+    """A page whose network ends at our origin (and at `also`), and what went wrong on it."""
 
     page: Page
+    also: str = "data:"
     elsewhere: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
@@ -57,7 +58,7 @@ def visit(api: WattlineProcess) -> Iterator[Visit]:
         visit = Visit(browser.new_page())
 
         def only_ours(route: Route) -> None:
-            if route.request.url.startswith((api.http_url + "/", "data:")):
+            if route.request.url.startswith((api.http_url + "/", "data:", visit.also)):
                 route.continue_()
             else:
                 visit.elsewhere.append(route.request.url)

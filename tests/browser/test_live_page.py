@@ -16,6 +16,7 @@ from playwright.sync_api import expect
 from tests.api_process import MeterRow, VehicleRow, store
 from tests.backends import Broker, Database
 from tests.browser.conftest import Visit
+from tests.prefix_proxy import PrefixProxy
 from tests.processes import WattlineProcess
 from tests.waiting import wait_until
 
@@ -165,3 +166,29 @@ def test_events_are_whole_however_they_come(api: WattlineProcess, visit: Visit) 
             )
             assert heard == [[{"name": name, "data": data} for name, data in events], 500], (line_end, size)
     assert not visit.complaints
+
+
+def test_it_works_below_a_path_of_a_proxy(api: WattlineProcess, url: str, visit: Visit) -> None:
+    store_pair(url, 1, 1.0, 0.9, 231.0)
+    with PrefixProxy(api.http_port) as proxy:
+        visit.also = f"{proxy.url}/"
+        page = visit.page
+        page.goto(f"{proxy.url}/")
+        expect(page.locator("#fleet [data-field=meters]")).to_have_text("1", timeout=PATIENCE_MS)
+        expect(page.locator("#connection-text")).to_have_text("Live", timeout=PATIENCE_MS)
+        page.locator("#worst-list button", has_text="VEH-001").click()
+        expect(page.locator("#vehicle [data-field=id]")).to_have_text("VEH-001", timeout=PATIENCE_MS)
+        assert page.url.startswith(f"{proxy.url}/?")
+        expect(page.locator("#performance [data-field=percent]")).to_contain_text("90", timeout=PATIENCE_MS)
+        page.locator("a.brand").click()
+        expect(page.locator("#fleet [data-field=meters]")).to_have_text("1", timeout=PATIENCE_MS)
+        page.goto(f"{proxy.url}/api")
+        operation = page.locator(".opblock-get", has=page.locator('[data-path="/v1/telemetry/meter"]'))
+        operation.locator(".opblock-summary-control").click(timeout=PATIENCE_MS)
+        operation.get_by_role("button", name="Try it out").click()
+        operation.get_by_role("button", name="Execute").click()
+        answer = operation.locator(".live-responses-table .response-col_status").last
+        expect(answer).to_contain_text("200", timeout=PATIENCE_MS)
+        assert not visit.elsewhere
+        assert not visit.complaints
+        page.close()  # the proxy ends once its streams have

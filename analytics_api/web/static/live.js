@@ -63,8 +63,8 @@ async function repeat(ms, signal, round) {
 
 async function refreshFleet(signal) {
   const [figures, worst] = await Promise.all([
-    ask("/v1/analytics/fleet", signal),
-    ask("/v1/analytics/fleet/vehicles?limit=10", signal),
+    ask("v1/analytics/fleet", signal),
+    ask("v1/analytics/fleet/vehicles?limit=10", signal),
   ]);
   if (signal.aborted) return;
   showFigures(figures);
@@ -72,11 +72,11 @@ async function refreshFleet(signal) {
 }
 
 async function refreshDevices(signal) {
-  const asked = [askAbout("performance", "vehicle", "/v1/analytics/performance/ID", signal)];
+  const asked = [askAbout("performance", "vehicle", "v1/analytics/performance/ID", signal)];
   const wasMissed = missed;
   missed = false;
   for (const kind of ["vehicle", "meter"]) {
-    if (wasMissed || isUnknown(kind)) asked.push(askAbout(kind, kind, `/v1/telemetry/${kind}/ID/status`, signal));
+    if (wasMissed || isUnknown(kind)) asked.push(askAbout(kind, kind, `v1/telemetry/${kind}/ID/status`, signal));
   }
   const answers = await Promise.all(asked);
   if (signal.aborted || answers.some((answer) => answer.away)) missed = true;
@@ -115,7 +115,7 @@ function choose(chosenIds) {
 async function chooseVehicle(vehicle) {
   choose({ vehicle, meter: meterByName(vehicle) ?? ids.meter });
   const { signal } = chosen;
-  const { data } = await ask(`/v1/vehicles/${encodeURIComponent(vehicle)}/meters`, signal);
+  const { data } = await ask(`v1/vehicles/${encodeURIComponent(vehicle)}/meters`, signal);
   const link = data?.find(({ validFrom, validTo }) => new Date(validFrom) <= Date.now() && !(new Date(validTo ?? Infinity) <= Date.now()));
   if (!signal.aborted && link && link.meterId !== ids.meter) choose({ vehicle, meter: link.meterId });
 }

@@ -2,6 +2,7 @@
 
 const ANSWER_MS_MAX = 4000; // the API promises 3 s
 const TOKEN = "wattline token";
+const ROOT = new URL("../", import.meta.url); // a proxy may serve all of this below a path of its own
 
 let whenRefused = () => {};
 let refused = false;
@@ -19,7 +20,7 @@ export function giveToken(token) {
   for (const resume of waiting.splice(0)) resume();
 }
 
-/** An answer of the API: {data}, {problem: "..."} about what was asked, or {away: "..."} about the whole server. */
+/** An answer of the API to `path`, which begins with no slash: {data}, {problem: "..."} about what was asked, or {away: "..."} about the whole server. */
 export async function ask(path, signal) {
   let body, response;
   try {
@@ -36,7 +37,7 @@ export async function ask(path, signal) {
 export async function openStream(signal) {
   let body, response;
   try {
-    response = await fetchAllowed("/v1/stream", signal, false);
+    response = await fetchAllowed("v1/stream", signal, false);
     if (response.ok) return response;
     body = await response.json();
   } catch {
@@ -53,7 +54,7 @@ async function fetchAllowed(path, signal, whole) {
     const headers = token ? { Authorization: `Bearer ${token}` } : {};
     const late = new AbortController();
     const timer = setTimeout(() => late.abort(), ANSWER_MS_MAX);
-    const response = await fetch(path, { headers, signal: AbortSignal.any([signal, late.signal]), cache: "no-store" });
+    const response = await fetch(new URL(path, ROOT), { headers, signal: AbortSignal.any([signal, late.signal]), cache: "no-store" });
     if (!whole) clearTimeout(timer);
     if (response.status !== 401) return response;
     const body = await response.json();
