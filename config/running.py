@@ -7,6 +7,7 @@ secret: the database URL points to a password file. What an `up` that has ended 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,15 @@ class Running:
 
 class NotRunningError(Exception):
     """No `up` runs in a data directory; the message says how that was seen."""
+
+
+def forget_other_servers() -> None:
+    """Drop libpq's variables: they are about another PostgreSQL, and libpq would add them to a URL that is complete.
+
+    A PGPASSWORD even wins over the password file of the URL.
+    """
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
 
 
 def find_running(data_dir: Path) -> Running:

@@ -26,7 +26,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from config.broker import BrokerAddress, broker_address
 from config.errors import SettingsError
 from config.hosts import host_name
-from config.running import DATA_DIR, NotRunningError, find_running
+from config.running import DATA_DIR, NotRunningError, find_running, forget_other_servers
 
 ENV_FILE = ".env"
 _TOKEN = re.compile(r"[!-+\--~]+")  # visible ASCII but the comma
@@ -390,6 +390,7 @@ def _beside_up(settings: Settings, data_dir: Path | None, *, publishes: bool) ->
                 "a running `wattline up` with --data-dir (or WATTLINE_DATA_DIR)"
             ) from None
         return {}
+    forget_other_servers()
     return {
         "database_url": running.database_url,
         "mqtt_url": running.mqtt_url,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from config.running import DATA_DIR
+from config.running import DATA_DIR, forget_other_servers
 from config.settings import load_settings
 
 FAILED = 1
@@ -62,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from embedded.errors import EmbeddedError  # noqa: PLC0415 - `--help` needs none of this
     from embedded.up import Options, up  # noqa: PLC0415 - same
 
-    # What libpq reads there is about another server, and would be added to our URL: a PGPASSWORD wins over its file.
-    for name in [name for name in os.environ if name.startswith("PG")]:
-        del os.environ[name]
+    forget_other_servers()
     options = Options(
         meters=args.meters,
         vehicles=args.vehicles,

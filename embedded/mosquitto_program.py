@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedded import debian
-from embedded.account import Account
+from embedded.account import Account, can_read
 from embedded.cache import cached
 from embedded.errors import EmbeddedError
 
@@ -37,11 +37,11 @@ class MosquittoProgram:
 
 def mosquitto_program(account: Account | None) -> MosquittoProgram:
     """Find the broker, or fetch it. Raises EmbeddedError: one line that says what to install."""
-    found = _installed() or _unpacked(account)
+    found = _installed(account) or _unpacked(account)
     if found is None and (brew := shutil.which("brew")):
         print("fetching Mosquitto with Homebrew ...", flush=True)
         subprocess.run([brew, "install", "--quiet", "mosquitto"], check=False)
-        found = _installed()
+        found = _installed(account)
     if found is None:
         raise EmbeddedError(HOW_TO_INSTALL)
     return found
@@ -59,9 +59,13 @@ def version(program: MosquittoProgram) -> tuple[int, ...] | None:
     return tuple(int(part) for part in match.groups()) if match else None
 
 
-def _installed() -> MosquittoProgram | None:
-    found = shutil.which("mosquitto", path=os.pathsep.join((os.environ.get("PATH", os.defpath), *BESIDE_PATH)))
-    return _usable(MosquittoProgram(Path(found))) if found else None
+def _installed(account: Account | None) -> MosquittoProgram | None:
+    """The first one that runs, is new enough and that the account may run, too."""
+    for folder in (*os.environ.get("PATH", os.defpath).split(os.pathsep), *BESIDE_PATH):
+        found = shutil.which("mosquitto", path=folder or os.curdir)
+        if found and can_read(Path(found), account) and (program := _usable(MosquittoProgram(Path(found).absolute()))):
+            return program
+    return None
 
 
 def _unpacked(account: Account | None) -> MosquittoProgram | None:

@@ -14,7 +14,9 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +35,9 @@ from embedded.service import Service
 DATABASE = "energy_db"
 SUPERUSER = "postgres"
 PORT_MAX = 65_535
+PRIVATE = 0o700
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the system's own
+SHARED_MEMORY_BYTES_MIN = 256_000_000
 SETTINGS = Path(__file__).with_name("postgresql.conf")
 # A data directory below a folder that the server's account may not enter (root's home) is still its own: it enters
 # by the working directory that we hand over, and this is how Linux lets it name that.
@@ -95,9 +100,10 @@ class PostgresServer(Service):
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         write_for(account, self.data / "postgresql.conf", SETTINGS.read_text(encoding="utf-8"))
         settings = {
+            **_shared_memory(),
             **self._settings,
-            "cluster_name": mark_of(self.data),
-        }  # stands in the title of each of its processes
+            "cluster_name": mark_of(self.data),  # stands in the title of each of its processes
+        }
         options = [f"-c{name}={value}" for name, value in settings.items()]
         return Program(
             name=self.name,
@@ -128,13 +134,14 @@ class PostgresServer(Service):
         password = _password(self.passfile)
         draft = self.folder / "data.draft"
         shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(mode=0o700)
+        draft.mkdir(mode=PRIVATE)
         with tempfile.NamedTemporaryFile("w") as for_initdb:  # 0600; initdb reads it as the server's account
             for_initdb.write(password)
             for_initdb.flush()
             if account:
                 os.chown(draft, account.uid, account.gid)
                 os.chown(for_initdb.name, account.uid, account.gid)
+            _check_rights(draft, account)
             command = [programs.initdb, "-D", _as_seen_by(account, draft), f"--pwfile={for_initdb.name}"]
             command += [f"--username={SUPERUSER}", "--auth-host=scram-sha-256", "--auth-local=reject"]
             # The builtin provider sorts the same on every system; without --encoding an unset LANG gives SQL_ASCII.
@@ -186,6 +193,28 @@ def _password(passfile: Path) -> str:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(f"{LOOPBACK}:*:*:{SUPERUSER}:{password}\n")
     return password
+
+
+def _shared_memory() -> dict[str, str]:
+    """Parallel queries share memory in /dev/shm, of which a container has little; there, in files of the server."""
+    if sys.platform != "linux":
+        return {}
+    try:
+        if shutil.disk_usage(SHARED_MEMORY).total >= SHARED_MEMORY_BYTES_MIN and os.access(SHARED_MEMORY, os.W_OK):
+            return {}
+    except OSError:
+        pass
+    return {"dynamic_shared_memory_type": "mmap"}
+
+
+def _check_rights(folder: Path, account: Account | None) -> None:
+    """Raises EmbeddedError where they are not what was asked for: initdb would, without a word of what to do."""
+    status = folder.stat()
+    if stat.S_IMODE(status.st_mode) != PRIVATE or status.st_uid != (account.uid if account else os.geteuid()):
+        raise EmbeddedError(
+            f"the file system of {folder.parent} keeps no owners and rights (a shared or a Windows folder?), "
+            "and PostgreSQL needs them: choose another --data-dir"
+        )
 
 
 def _password_in(passfile: Path) -> str:

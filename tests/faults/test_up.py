@@ -91,6 +91,9 @@ def test_a_day_in_its_life(tmp_path: Path, start_wattline: Start, ending: signal
     assert beside.wait(30) == 0, beside.output()
     assert "lost 0, duplicated 0, wrong 0" in beside.output()
 
+    beside = start_wattline("rejected", "list", **ANOTHER_POSTGRES)
+    assert beside.wait() == 0, beside.output()
+
     second = start_wattline("up", *ANY_PORTS)
     assert second.wait() == 1
     assert second.output() == (

@@ -152,6 +152,27 @@ def test_an_initdb_that_was_killed_is_begun_anew(tmp_path: Path) -> None:
     assert not (folder / "data.draft").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such folder")
+def test_without_room_in_dev_shm_a_parallel_query_works_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedded.postgres.SHARED_MEMORY", tmp_path / "missing")
+    server = PostgresServer(tmp_path, settings={"debug_parallel_query": "on"})
+    server.start()
+    try:
+        assert _value(server.url, "SHOW dynamic_shared_memory_type") == "mmap"
+        assert _value(server.url, "SELECT count(*) FROM pg_class WHERE relname = 'pg_class'") == 1
+    finally:
+        server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives the folder to another user")
+def test_a_file_system_without_owners_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "chown", lambda *_: None)  # what such a file system makes of it
+    with pytest.raises(EmbeddedError, match=r"keeps no owners and rights .*, and PostgreSQL needs them: .*--data-dir"):
+        PostgresServer(tmp_path / "shared").start()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent")
 def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", START_AND_STAY, str(tmp_path)]

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from embedded import mosquitto_program as programs
+from embedded.account import Account
 from embedded.errors import EmbeddedError
 
 OLD = "#!/bin/sh\necho 'mosquitto version 1.6.9'\nexit 3\n"
@@ -27,6 +28,27 @@ def _program(path: Path, text: str) -> None:
 def test_the_one_on_path_comes_first(path: Path) -> None:
     _program(path / "mosquitto", NEW)
     assert programs.mosquitto_program(None).path == path / "mosquitto"
+
+
+BROKEN = "#!/bin/sh\necho 'error while loading shared libraries: libwebsockets.so' >&2\nexit 127\n"
+
+
+@pytest.mark.parametrize("first", [OLD, BROKEN])
+def test_one_that_does_not_serve_hides_none_that_does(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    (tmp_path / "first").mkdir()
+    _program(tmp_path / "first" / "mosquitto", first)
+    _program(path / "mosquitto", NEW)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'first'}::{path}")
+    assert programs.mosquitto_program(None).path == path / "mosquitto"
+
+
+def test_one_in_roots_own_folder_is_not_for_the_servers_account(path: Path) -> None:
+    _program(path / "mosquitto", NEW)
+    path.chmod(0o700)
+    with pytest.raises(EmbeddedError, match="is missing"):
+        programs.mosquitto_program(Account("stranger", 54321, 54321))
 
 
 @pytest.mark.parametrize("there", [None, OLD])
