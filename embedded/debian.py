@@ -1,4 +1,4 @@
-"""Mosquitto from the Debian or Ubuntu package, unpacked into a folder of ours, root or not.
+"""Programs from Debian's or Ubuntu's packages, unpacked into a folder of ours, root or not.
 
 It never installs anything: `apt-get install` would start a second broker on port 1883 as a service of the system. apt
 still decides what belongs together and checks every signature; only the packages that the system lacks are fetched.
@@ -14,7 +14,6 @@ from pathlib import Path
 
 from embedded.errors import EmbeddedError
 
-PACKAGE = "mosquitto"
 TIMEOUT_SECONDS = 120.0  # for one call of apt; a mirror that does not answer must not hold `up` for ever
 NETWORK = ("-oAcquire::http::Timeout=15", "-oAcquire::https::Timeout=15", "-oAcquire::Retries=1")
 
@@ -24,15 +23,15 @@ def available() -> bool:
     return all(shutil.which(tool) for tool in ("apt-get", "dpkg-deb"))
 
 
-def unpack_mosquitto(target: Path) -> None:
-    """Fetch the package and the libraries that are missing here; unpack them into `target`. Raises EmbeddedError."""
+def unpack(package: str, target: Path) -> None:
+    """Fetch a package and the libraries that are missing here; unpack them into `target`. Raises EmbeddedError."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            packages = _download(Path(scratch) / "packages", options=())
+            packages = _download(package, Path(scratch) / "packages", options=())
         except EmbeddedError:  # no package lists here, or too old ones: lists of our own need no root
-            packages = _download(Path(scratch) / "again", options=_own_lists(Path(scratch) / "lists"))
-        for package in packages:
-            _run(["dpkg-deb", "--extract", str(package), str(target)], package.parent)
+            packages = _download(package, Path(scratch) / "again", options=_own_lists(Path(scratch) / "lists"))
+        for file in packages:
+            _run(["dpkg-deb", "--extract", str(file), str(target)], file.parent)
 
 
 def _own_lists(folder: Path) -> Sequence[str]:
@@ -44,12 +43,12 @@ def _own_lists(folder: Path) -> Sequence[str]:
     return options
 
 
-def _download(folder: Path, options: Sequence[str]) -> list[Path]:
+def _download(package: str, folder: Path, options: Sequence[str]) -> list[Path]:
     """The package files that `apt-get install` would add, as far as a program needs them: itself and libraries."""
     folder.mkdir()
-    plan = _run(["apt-get", "install", "--simulate", "--no-install-recommends", *options, PACKAGE], folder)
+    plan = _run(["apt-get", "install", "--simulate", "--no-install-recommends", *options, package], folder)
     additions = [line.split()[1] for line in plan.splitlines() if line.startswith("Inst ")]
-    wanted = [name for name in additions if name.startswith(("lib", PACKAGE))]
+    wanted = [name for name in additions if name.startswith(("lib", package))]
     _run(["apt-get", "download", *options, *NETWORK, *wanted], folder)
     return sorted(folder.glob("*.deb"))
 

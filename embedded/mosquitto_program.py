@@ -86,7 +86,7 @@ def _unpacked(account: Account | None) -> MosquittoProgram | None:
 
 def _fetch(draft: Path) -> None:
     print("fetching Mosquitto with apt-get (it is unpacked, not installed) ...", flush=True)
-    debian.unpack_mosquitto(draft)
+    debian.unpack("mosquitto", draft)
 
 
 def _usable(program: MosquittoProgram) -> MosquittoProgram | None:

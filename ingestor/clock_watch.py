@@ -1,6 +1,6 @@
 """Looks at the two clocks again and again, tells what it finds, and holds batches while they disagree.
 
-A look is one short statement on a session of its own. Nothing here decides on readings: it says when they may be judged.
+A look is one short statement on a session of its own. Nothing here decides on readings: it says when one may.
 """
 
 from __future__ import annotations

@@ -46,8 +46,6 @@ class Clocks:
         self.fault_seconds = max(FAULT_SECONDS_MIN, max_skew_seconds / 2)
         self.offset_seconds: float | None = None
         """Ours minus the database's, by the latest look; None before the first."""
-        self.epoch = 0
-        """Changes whenever our clock was found to have been set, or to be wrong: what was judged before is in doubt."""
         self._anchor: float | None = None
 
     async def compare(self, connection: AsyncConnection[TupleRow]) -> None:
@@ -67,8 +65,6 @@ class Clocks:
             offset_seconds = 0.0
         else:
             offset_seconds -= uncertainty if offset_seconds > 0 else -uncertainty
-        if self.jumped() or (self.problem() is None) != (abs(offset_seconds) <= self.fault_seconds):
-            self.epoch += 1
         self.offset_seconds = offset_seconds
         self._anchor = self.now() - self._monotonic()
 
@@ -99,7 +95,8 @@ class Clocks:
     def _disagreement(self) -> str:
         offset = self.offset_seconds or 0.0
         side = "ahead of" if offset > 0 else "behind"
+        ours = f"{datetime.fromtimestamp(self.now(), UTC):%Y-%m-%dT%H:%M:%SZ}"
         return (
-            f"our clock ({datetime.fromtimestamp(self.now(), UTC):%Y-%m-%dT%H:%M:%SZ}) is {abs(offset):.0f} s {side} the "
+            f"our clock ({ours}) is {abs(offset):.0f} s {side} the "
             "database's; set the wrong one right (timedatectl shows whether a machine asks a time server)"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import mqtt5
 from pydantic import TypeAdapter, ValidationError
@@ -28,11 +28,25 @@ from ingestor.careful import (
 )
 from ingestor.rejected.limit import KeepLimit
 from ingestor.seldom import Seldom
-from telemetry.readings import FIELDS, METER, VEHICLE, ReadingWindow, timestamp_us
+from telemetry.readings import FIELDS, METER, VEHICLE, ReadingWindow, ReasonCode, timestamp_us
 from telemetry.topics import METER_PREFIX, VEHICLE_PREFIX, Kind
 
 logger = logging.getLogger(__name__)
 
+CLOCK_CODES: tuple[ReasonCode, ...] = ("clock_skew", "too_old")
+"""Refusals that say as much about our clock as about the device's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a refusal keeps of its message, in the place of the message."""
+
+    topic: str
+    payload: bytes
+    duplicate: bool = False
+
+
+KEEP_NONE = KeepLimit(0)
 # All other exceptions cost one message its place: a codec's panic is a BaseException, too.
 NOT_OURS_TO_CATCH = (KeyboardInterrupt, SystemExit)
 
@@ -141,6 +155,27 @@ class Decoder:
         batch.received += sum(received.readings.values())
         return received
 
+    def judge_again(self, batch: Batch, now: float) -> None:
+        """Take in what a clock refused and this `now` does not; the books of the batch stay balanced.
+
+        What stays refused is kept as it was, or dropped where nothing is to be kept.
+        """
+        before, batch.rejected = batch.rejected, []
+        judge = Decoder(max_skew_seconds=self._max_skew_seconds, max_age_days=self._max_age_days, keep_limit=KEEP_NONE)
+        taken = 0
+        for rejection in before:
+            again = Batch()
+            if rejection.code in CLOCK_CODES:
+                judge.decode([cast("mqtt5.PublishPacket", _Kept(rejection.topic, rejection.payload))], again, now)
+            if again.meters or again.vehicles:
+                batch.meters += again.meters
+                batch.vehicles += again.vehicles
+                batch.refusals[rejection.code] -= 1
+                taken += 1
+            elif rejection.code not in CLOCK_CODES or not self._keep_limit.keeps_nothing:
+                batch.rejected.append(rejection)
+        self._keep_limit.give_back(taken)
+
     def _decode_with_care(
         self, packet: mqtt5.PublishPacket, batch: Batch, received: Received, window: ReadingWindow
     ) -> None:
@@ -196,7 +231,8 @@ class Decoder:
     def _reject(self, batch: Batch, message: _Message, item: object, refused: Refused) -> None:
         batch.refusals[refused.code] += 1
         limit = self._keep_limit
-        if limit.take_valid() if refused.code in VALID_CODES else limit.take():
+        keep = limit.take_valid() if refused.code in VALID_CODES else limit.take()
+        if keep or refused.code in CLOCK_CODES:  # these are judged once more before they are written
             batch.rejected.append(message.rejection(item, refused))
 
     def _verdict(self, error: BaseException) -> Refused:

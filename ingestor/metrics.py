@@ -122,6 +122,12 @@ class IngestMetrics:
             ["chore"],
             registry=registry,
         )
+        self._clock_offset = Gauge(
+            "wattline_clock_offset_seconds", "Our clock minus the database's, by the latest look", registry=registry
+        )
+        self._held = Gauge(
+            "wattline_retention_held_days", "Days past their retention that wait for a person's yes", registry=registry
+        )
         # Every series is there from the start: an alert on an increase misses a counter's first value otherwise.
         for counter, labels in (
             (self._messages, (*KINDS, "unknown")),
@@ -219,3 +225,11 @@ class IngestMetrics:
     def chore_failed(self, chore: str) -> None:
         """A round of a chore failed."""
         self._chore_failures.labels(chore).inc()
+
+    def watch_clock(self, offset_seconds: Callable[[], float | None]) -> None:
+        """Where to read how far the clocks are apart; None before the first look."""
+        self._clock_offset.set_function(lambda: offset_seconds() or 0.0)
+
+    def retention_held(self, days: int) -> None:
+        """So many days are past their retention, and are kept until a person says yes."""
+        self._held.set(days)

@@ -18,7 +18,8 @@ import mqtt5
 import psycopg
 
 from ingestor.batch import VALID_CODES, Batch, FlushPolicy, Trigger
-from ingestor.decode import Decoder
+from ingestor.clock_watch import ClockWatch
+from ingestor.decode import CLOCK_CODES, Decoder
 from ingestor.metrics import IngestMetrics
 from ingestor.rejected.spool import Spool
 from ingestor.seldom import Seldom
@@ -54,6 +55,7 @@ class Pipeline:
     def __init__(  # noqa: PLR0913 - the parts it wires together
         self,
         *,
+        clocks: ClockWatch,
         decoder: Decoder,
         policy: FlushPolicy,
         limits: PendingLimits,
@@ -63,6 +65,7 @@ class Pipeline:
         metrics: IngestMetrics,
         database_label: str,
     ) -> None:
+        self._clock_watch, self._clocks = clocks, clocks.clocks
         self._decoder = decoder
         self._policy = policy
         self._limits = limits
@@ -115,7 +118,7 @@ class Pipeline:
             self._connection = connection
             window.connected()
         was_empty, before = batch.messages == 0, batch.readings
-        received = self._decoder.decode(packets, batch, time.time())
+        received = self._decoder.decode(packets, batch, self._clocks.now())
         packet_ids = [packet_id for packet in packets if (packet_id := packet.packet_id) is not None]
         batch.owe(connection, packet_ids)
         now = time.monotonic()
@@ -134,7 +137,7 @@ class Pipeline:
             connection.pause_reading()
             self._paused = connection
             if (seconds := self._decoder.pause_seconds()) > 0:
-                asyncio.get_running_loop().call_later(seconds, self._read_on)
+                asyncio.get_running_loop().call_later(seconds, self.read_on)
 
     async def run(self) -> None:
         """Write batches until `stop` was called and everything is written."""
@@ -160,13 +163,15 @@ class Pipeline:
     def _over_limits(self) -> bool:
         batches = self.batches
         return (
-            self._window.is_exceeded
+            self._clocks.problem() is not None
+            or self._window.is_exceeded
             or sum(batch.readings for batch in batches) > self._limits.rows
             or sum(batch.payload_bytes for batch in batches) > self._limits.payload_bytes
             or self._decoder.pause_seconds() > 0
         )
 
-    def _read_on(self) -> None:
+    def read_on(self) -> None:
+        """Where nothing speaks against it any more: a batch is settled, a pause is over, or the clocks agree again."""
         if self._paused is not None and not self._stopping and not self._over_limits():
             self._paused.resume_reading()
             self._paused = None
@@ -198,6 +203,7 @@ class Pipeline:
         """Try until it is committed."""
         attempts = 0
         while True:
+            await self._judge_by_agreed_clocks(batch)
             try:
                 outcome = await self._sink.store(batch)
             except Exception as error:  # noqa: BLE001 - every failure has a kind, and none may drop the batch
@@ -214,6 +220,16 @@ class Pipeline:
                     logger.info("the database takes batches again, after %.1f s", away)
                     self._problem = None
                 return outcome
+
+    async def _judge_by_agreed_clocks(self, batch: Batch) -> None:
+        """Hold the batch while the clocks disagree; then judge once more what a clock refused."""
+        judged_by_clock = any(batch.refusals[code] for code in CLOCK_CODES)
+        since = time.monotonic()
+        await self._clock_watch.agreed(judged_by_clock=judged_by_clock)
+        if self._writing is batch:
+            self._writing_since += time.monotonic() - since  # the database has not been asked yet
+        if judged_by_clock:
+            self._decoder.judge_again(batch, self._clocks.now())
 
     def _settle(self, batch: Batch, outcome: Outcome, trigger: Trigger, spooled: int) -> None:
         """Make the entries and acknowledge, in one go."""
@@ -236,7 +252,7 @@ class Pipeline:
                 "%d committed messages came over a connection that has ended; the broker sends them again", left
             )
         self._tell_of_refusals(batch, outcome, spooled)
-        self._read_on()
+        self.read_on()
 
     def _tell_of_refusals(self, batch: Batch, outcome: Outcome, spooled: int) -> None:
         """A line a minute for whatever is refused by the database, or not where it should be."""

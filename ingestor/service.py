@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ import psycopg
 
 from config.settings import Settings
 from ingestor.batch import FlushPolicy
+from ingestor.clock_watch import ClockWatch
+from ingestor.clocks import Clocks
 from ingestor.decode import Decoder
 from ingestor.health import health_app, listen, serving
 from ingestor.housekeeping.all import all_chores
@@ -56,13 +59,16 @@ PENDING_ROWS_PER_MESSAGE = 2
 class Ingestor:
     """One ingestor. `run` is its whole life."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises SettingsError for what can be known to be wrong before anything starts."""
+    def __init__(self, settings: Settings, now: Callable[[], float] = time.time) -> None:
+        """`now` is our clock. Raises SettingsError for what can be known to be wrong before anything starts."""
         self._settings = settings
         self._stopped = asyncio.Event()
         self.metrics = IngestMetrics()
         self._starting: str | None = "starting"
+        self._clocks = Clocks(settings.max_clock_skew_seconds, now)
+        self._watch = ClockWatch(settings.database_conninfo, self._clocks, on_look=self._clocks_looked_at)
         self._pipeline = Pipeline(
+            clocks=self._watch,
             decoder=Decoder(
                 max_skew_seconds=settings.max_clock_skew_seconds,
                 max_age_days=settings.reading_age_max_days,
@@ -107,6 +113,7 @@ class Ingestor:
             window=self._pipeline.window,
             connected=self._is_connected,
         )
+        self.metrics.watch_clock(lambda: self._clocks.offset_seconds)
         self._listener = listen(settings.metrics_host, settings.metrics_port)
 
     async def run(self) -> bool:
@@ -142,12 +149,13 @@ class Ingestor:
         self._starting = None
         linked = asyncio.create_task(link.run(), name="link")
         flushing = asyncio.create_task(pipeline.run(), name="flush")
+        watching = asyncio.create_task(self._watch.run(), name="clocks")
         stopping = asyncio.create_task(self._stopped.wait(), name="stop")
         chores = [
             asyncio.create_task(self._keep_doing(chore), name=f"chore {chore.name}")
-            for chore in all_chores(settings, self.metrics, self._bound, self._is_connected)
+            for chore in all_chores(settings, self.metrics, self._clocks, self._bound, self._is_connected)
         ]
-        tasks = [linked, flushing, stopping, *chores]
+        tasks = [linked, flushing, watching, stopping, *chores]
         try:
             await asyncio.wait({linked, flushing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             pipeline.stop(link.connection)
@@ -176,7 +184,7 @@ class Ingestor:
         logger.warning(
             "stopping without the database (%s): %d readings in %d messages stay unacknowledged, the broker delivers "
             "them again at the next start; %d messages with QoS 0 are lost",
-            self._pipeline.database_problem() or "too slow",
+            self._clocks.problem() or self._pipeline.database_problem() or "too slow",
             pending,
             inflight,
             at_most_once,
@@ -198,7 +206,8 @@ class Ingestor:
                         logger.warning("PostgreSQL at %s: %s", settings.database_label, problem)
                     for table in await check_kinds(connection):
                         logger.warning("%s holds readings of a kind that this program does not declare", table)
-                    await ensure_partitions(connection, days_ahead(datetime.now(UTC)))
+                    await self._until_clocks_agree()
+                    await ensure_partitions(connection, days_ahead(datetime.fromtimestamp(self._clocks.now(), UTC)))
                     topic_filter = subscription_filter(settings.mqtt_share_group)
                     return await remember_filter(connection, settings.mqtt_client_id, topic_filter)
             except UnfitError:
@@ -209,6 +218,16 @@ class Ingestor:
                     logger.warning("%s; waiting for it", self._starting)
                     said = self._starting
             await asyncio.sleep(DATABASE_RETRY_SECONDS)
+
+    async def _until_clocks_agree(self) -> None:
+        """Before anything is received. Raises psycopg.Error where the database does not answer."""
+        await self._watch.look()
+        self._starting = self._clocks.problem()
+        await self._watch.agreed(judged_by_clock=False)
+        self._starting = "starting"
+
+    def _clocks_looked_at(self) -> None:
+        self._pipeline.read_on()
 
     async def _forget(self, topic_filter: str) -> None:
         """Once the broker has confirmed that an old filter is unsubscribed, nobody needs to remember it."""
@@ -232,7 +251,7 @@ class Ingestor:
         return self._link is not None and self._link.connection is not None
 
     def _problems(self) -> list[str]:
-        problems = [self._starting, self._pipeline.database_problem()]
+        problems = [self._starting or self._clocks.problem(), self._pipeline.database_problem()]
         if self._starting is None and not self._is_connected():
             problems.append(f"not connected to the broker at {self._settings.broker}")
         return [problem for problem in problems if problem is not None]

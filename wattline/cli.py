@@ -24,6 +24,7 @@ COMMANDS = {
     "api": ("analytics_api.command", "serve status and analytics over HTTP"),
     "loadgen": ("loadgen.command", "publish as a simulated fleet, and verify what was stored"),
     "rebuild-hourly": ("ingestor.rebuild", "sum the hours of a stretch of time anew"),
+    "retention": ("ingestor.housekeeping.retention_command", "show or drop what is past RETENTION_DAYS"),
     "rejected": ("ingestor.rejected.command", "list or replay the messages in quarantine"),
 }
 OK, FAILED, BAD_USAGE = 0, 1, 2

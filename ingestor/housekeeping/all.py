@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from config.settings import Settings
+from ingestor.clocks import Clocks
 from ingestor.housekeeping import gauges, hourly_sums, partitions_ahead, quarantine, retention
 from ingestor.housekeeping.chores import Chore
 from ingestor.metrics import IngestMetrics
@@ -12,13 +13,13 @@ from ingestor.rejected.bound import ByteBound
 
 
 def all_chores(
-    settings: Settings, metrics: IngestMetrics, bound: ByteBound, connected: Callable[[], bool]
+    settings: Settings, metrics: IngestMetrics, clocks: Clocks, bound: ByteBound, connected: Callable[[], bool]
 ) -> list[Chore]:
     """`bound` is the size of the quarantine, `connected` says whether the broker's link is up."""
     return [
         partitions_ahead.CHORE,
-        retention.chore(settings.retention_days),
-        quarantine.chore(settings.rejected_retention_days, bound),
+        retention.chore(settings.retention_days, clocks, metrics.retention_held),
+        quarantine.chore(settings.rejected_retention_days, clocks, bound),
         hourly_sums.CHORE,
         gauges.chore(metrics, connected),
     ]

@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 import psycopg
 
+from ingestor.clocks import ClockDoubtError
 from ingestor.housekeeping.blockers import blockers_of
 from postgres.connecting import Session, connect
 from postgres.session import Limits
@@ -125,6 +126,8 @@ def _tell(chore: Chore, error: Exception, label: str, said: str) -> str:
         problem = explain(error, label)
     elif isinstance(error, OverdueError | OSError):
         problem = f"PostgreSQL at {label}: {error}"
+    elif isinstance(error, ClockDoubtError):
+        problem = "the clocks disagree, so nothing is deleted by time"
     else:
         problem = repr(error)
         if problem != said:

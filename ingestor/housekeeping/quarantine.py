@@ -1,7 +1,9 @@
 """The chore that keeps the quarantine within REJECTED_RETENTION_DAYS and REJECTED_MAX_BYTES.
 
 The sink makes room for what it writes; here the table is measured now and then, because others write there too, what is
-too much is deleted, and PostgreSQL may use the room of what was deleted again.
+too much is deleted, and PostgreSQL may use the room of what was deleted again. As with the history, nothing goes on the
+word of one clock: the earlier one counts, never more than the newest stored reading allows, and clocks that disagree
+stop what goes by time.
 """
 
 from __future__ import annotations
@@ -9,8 +11,11 @@ from __future__ import annotations
 import logging
 import math
 import time
+from datetime import datetime, timedelta
 
+from ingestor.clocks import Clocks
 from ingestor.housekeeping.chores import Chore
+from ingestor.housekeeping.newest import newest_reading
 from ingestor.rejected import queries
 from ingestor.rejected.bound import ByteBound
 from ingestor.rejected.store import delete_oldest
@@ -28,25 +33,25 @@ CHUNKS_PER_ROUND = 200
 
 _DELETE = """
     DELETE FROM rejected_messages WHERE id IN (
-        SELECT id FROM rejected_messages WHERE received_at < now() - make_interval(hours => 24 * %s)
+        SELECT id FROM rejected_messages WHERE received_at < %s
         ORDER BY received_at LIMIT %s FOR UPDATE SKIP LOCKED
     )"""
 
 
-def chore(retention_days: int, bound: ByteBound) -> Chore:
+def chore(retention_days: int, clocks: Clocks, bound: ByteBound) -> Chore:
     """Refused messages are kept for `retention_days`, and within `bound`."""
     due = _Due()
 
     async def round_(session: Session) -> bool:
         more = False
-        if due.retention():
-            deleted, more = await delete_rejected(session, retention_days)
-            if deleted:
-                logger.info("deleted %d refused messages after %d days", deleted, retention_days)
-            due.done(more=more)
         if due.measure() or bound.wants_vacuum:
             await _keep_within(session, bound)
             due.measured()
+        if due.retention():
+            deleted, more = await delete_rejected(session, await _oldest_kept(session, retention_days, clocks))
+            if deleted:
+                logger.info("deleted %d refused messages after %d days", deleted, retention_days)
+            due.done(more=more)
         return more
 
     return Chore(
@@ -93,11 +98,18 @@ async def _keep_within(session: Session, bound: ByteBound) -> None:
         await session.execute(queries.VACUUM)
 
 
-async def delete_rejected(session: Session, retention_days: int) -> tuple[int, bool]:
-    """Delete what has been in quarantine for longer; how many rows that were, and whether there are more."""
+async def _oldest_kept(session: Session, retention_days: int, clocks: Clocks) -> datetime:
+    """Raises ClockDoubtError where the clocks disagree."""
+    await clocks.compare(session)
+    now, newest = clocks.earlier(), await newest_reading(session)
+    return (now if newest is None else min(now, newest)) - timedelta(days=retention_days)
+
+
+async def delete_rejected(session: Session, before: datetime) -> tuple[int, bool]:
+    """Delete a part of what came into quarantine before `before`; how many rows, and whether there are more."""
     deleted = 0
     for _ in range(CHUNKS_PER_ROUND):
-        gone = (await session.execute(_DELETE, [retention_days, CHUNK_ROWS])).rowcount
+        gone = (await session.execute(_DELETE, [before, CHUNK_ROWS])).rowcount
         deleted += gone
         if gone < CHUNK_ROWS:
             return deleted, False

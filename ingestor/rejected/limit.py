@@ -38,6 +38,16 @@ class KeepLimit:
         self._paid_until = max(self._paid_until, self._clock()) + 1 / self._per_second_max
         return True
 
+    def give_back(self, count: int) -> None:
+        """So many valid readings were taken after all."""
+        if count:
+            self._paid_until -= count / self._per_second_max if self._per_second_max else 0.0
+
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether refusals are only counted."""
+        return self._per_second_max == 0
+
     def pause_seconds(self) -> float:
         """How long reading has to pause before valid readings are within the limit again; 0 or less: not at all."""
         return self._paid_until - self._clock() - BURST_SECONDS

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -104,17 +105,14 @@ async def ensure_partitions(connection: AsyncConnection[TupleRow], days: Iterabl
     return made
 
 
-async def drop_expired(connection: AsyncConnection[TupleRow], keep_days: int, now: datetime) -> list[str]:
-    """Drop the days that ended `keep_days` or more before `now`; return the names of the tables dropped.
+async def drop_expired(connection: AsyncConnection[TupleRow], oldest_kept: date) -> list[str]:
+    """Drop the days before `oldest_kept`; return the names of the tables dropped.
 
-    `keep_days` 0 keeps everything. The connection must be in autocommit mode. While another process is at it, this
+    The connection must be in autocommit mode. While another process is at it, this
     one does nothing. Raises psycopg.errors.LockNotAvailable where a query held a history for longer than
     DETACH_LOCK_TIMEOUT_MS, or a detached day for longer than DROP_LOCK_TIMEOUT_MS; what is left then, or after a kill,
     the next run finishes.
     """
-    if keep_days == 0:
-        return []
-    oldest_kept = oldest_day_kept(keep_days, now)
     cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", [int(AdvisoryLock.RETENTION)])
     if await cursor.fetchone() != (True,):
         return []
@@ -132,6 +130,17 @@ async def drop_expired(connection: AsyncConnection[TupleRow], keep_days: int, no
             await connection.execute("SELECT set_config('lock_timeout', %s, false)", before)
             await connection.execute("SELECT pg_advisory_unlock(%s)", [int(AdvisoryLock.RETENTION)])
     return dropped
+
+
+async def day_tables(connection: AsyncConnection[TupleRow]) -> list[tuple[date, str]]:
+    """The tables that retention may drop once their day is past: partitions, and days that it has begun to drop."""
+    found = []
+    for history in HISTORIES:
+        for table in await _expired(connection, history, date.max):
+            digits = table.name[-len("20260131") :]
+            with suppress(ValueError):  # somebody's table of the 32nd of a month
+                found.append((date(int(digits[:4]), int(digits[4:6]), int(digits[6:])), table.name))
+    return found
 
 
 async def _tables(connection: AsyncConnection[TupleRow], history: str) -> list[_Table]:

@@ -173,12 +173,13 @@ def test_what_was_in_quarantine_long_enough_is_deleted_in_chunks(
     monkeypatch.setattr(quarantine, "CHUNKS_PER_ROUND", 2)
 
     async def story() -> list[object]:
+        before = datetime.now(UTC) - timedelta(days=4, hours=12)
         async with await connect(migrated_url, autocommit=True) as session:
             await session.execute(
                 "INSERT INTO rejected_messages (received_at, topic, payload, reason_code, reason) "
                 "SELECT now() - n * interval '1 day', 't', '', 'invalid_json', '' FROM generate_series(1, 34) n"
             )
-            rounds = [await quarantine.delete_rejected(session, 5) for _ in range(2)]
+            rounds = [await quarantine.delete_rejected(session, before) for _ in range(2)]
             left = await (await session.execute("SELECT count(*) FROM rejected_messages")).fetchone()
             return [*rounds, left]
 

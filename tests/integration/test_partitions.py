@@ -58,7 +58,7 @@ class Database:
 
     async def drop(self, keep_days: int, now: datetime = NOON) -> list[str]:
         async with self.session() as session:
-            return await drop_expired(session, keep_days, now)
+            return await drop_expired(session, partitions.oldest_day_kept(keep_days, now))
 
     async def attached(self) -> set[str]:
         return {
@@ -256,7 +256,6 @@ def test_only_whole_days_past_their_retention_go(database: Database) -> None:
         for day in days:
             await database.rows(INSERT_METER, "METER-1", datetime(day.year, day.month, day.day, 23, tzinfo=UTC))
         midnight = datetime(2026, 2, 1, tzinfo=UTC)
-        assert await database.drop(0, midnight) == []
         assert await database.drop(2, midnight - timedelta(microseconds=1)) == []
         assert await database.drop(2, midnight) == [f"{METERS}_p20260129", f"{VEHICLES}_p20260129"]
         assert await database.rows("SELECT to_regclass(%s)", f"{METERS}_p20260129") == [(None,)]
@@ -318,7 +317,7 @@ def test_a_run_that_is_cancelled_gives_its_session_back_as_it_was(database: Data
         async with database.session() as session, database.session(autocommit=False) as reader:
             before = await rows(session, "SHOW lock_timeout")
             await rows(reader, "SELECT count(*) FROM meter_readings_history")
-            dropping = asyncio.create_task(drop_expired(session, 1, NOON + timedelta(days=9)))
+            dropping = asyncio.create_task(drop_expired(session, DAY + timedelta(days=8)))
             await database.waiting_backend("ALTER TABLE")
             dropping.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -341,7 +340,7 @@ def test_a_run_that_is_killed_before_it_drops_is_finished_by_the_next(
             patch.setattr(partitions, "_drop_detached", killed)
             async with database.session() as session:
                 with pytest.raises(KeyboardInterrupt):
-                    await drop_expired(session, 1, NOON + timedelta(days=9))
+                    await drop_expired(session, DAY + timedelta(days=8))
         assert await database.attached() == {VEHICLE_DAY}
         assert await database.rows("SELECT to_regclass(%s)::text", METER_DAY) == [(METER_DAY,)]
         assert await database.drop(1, NOON + timedelta(days=9)) == [METER_DAY, VEHICLE_DAY]

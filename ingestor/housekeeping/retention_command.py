@@ -1,0 +1,99 @@
+"""`wattline retention`: what retention would drop now, and why; `wattline retention run`: let it, with a yes or not."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Iterator
+
+import psycopg
+
+from config.logging import configure_logging
+from config.settings import Settings, load_settings
+from ingestor.clocks import ClockDoubtError, Clocks
+from ingestor.housekeeping.retention import DAYS_WITHOUT_YES, Plan, drop_due, look
+from postgres.connecting import connect
+from postgres.session import Limits
+from postgres.words import explain
+
+OK, FAILED = 0, 1
+# A reader that is waited for may take a minute for each day; then the line says what to do.
+LIMITS = Limits(lock_ms=60_000)
+
+log = logging.getLogger(__name__)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The options of `wattline retention`."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    running = actions.add_parser(
+        "run",
+        help="drop now what may go",
+        description="Drop the days that are past RETENTION_DAYS, with their hourly sums. Where more than "
+        f"{DAYS_WITHOUT_YES} became due at once, only the first {DAYS_WITHOUT_YES} go without --yes.",
+    )
+    running.add_argument("--yes", action="store_true", help="all that is due; look at `wattline retention` first")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0; 1 if the database is away or the clocks disagree."""
+    settings = load_settings(beside_up=True)
+    configure_logging(settings.log_level, settings.log_format)
+    try:
+        asyncio.run(_run(args, settings))
+    except psycopg.errors.UndefinedTable:
+        log.error("%s has not the tables of this program; run wattline migrate", settings.database_label)  # noqa: TRY400
+    except psycopg.Error as error:
+        log.error("%s", explain(error, settings.database_label))  # noqa: TRY400 - a person wants a line, no traceback
+    except ClockDoubtError as error:
+        log.error("%s", error)  # noqa: TRY400 - same
+    else:
+        return OK
+    return FAILED
+
+
+async def _run(args: argparse.Namespace, settings: Settings) -> None:
+    keep_days = settings.retention_days
+    if keep_days == 0:
+        _say(["RETENTION_DAYS is 0: everything is kept"])
+        return
+    clocks = Clocks(settings.max_clock_skew_seconds)
+    session = await connect(
+        settings.database_conninfo, autocommit=True, application_name="wattline retention", limits=LIMITS
+    )
+    async with session:
+        if args.action is None:
+            _say(_described(await look(session, keep_days, clocks), keep_days, clocks))
+            return
+        found, dropped = await drop_due(session, keep_days, clocks, yes=args.yes)
+    _say([f"dropped {name}" for name in dropped] or ["nothing to drop"])
+    if found.held and not args.yes:
+        _say([_held(found)])
+
+
+def _described(found: Plan, keep_days: int, clocks: Clocks) -> Iterator[str]:
+    apart = abs(clocks.offset_seconds or 0.0)
+    yield f"now {found.now:%Y-%m-%d %H:%M:%SZ} (our clock and the database's are {apart:.1f} s apart)"
+    yield "newest stored reading: " + ("none" if found.newest is None else f"{found.newest:%Y-%m-%d %H:%M:%SZ}")
+    yield f"RETENTION_DAYS={keep_days} keeps {found.wanted} and what is later"
+    if not found.due:
+        yield "nothing is due"
+    for day, name in found.due:
+        yield f"due: {name}{' (kept until a person says yes)' if day >= found.granted else ''}"
+    if found.held:
+        yield _held(found)
+
+
+def _held(found: Plan) -> str:
+    return (
+        f"{len(found.held)} days became due at once and are kept, {found.held[0]} to {found.held[-1]}: "
+        "where that is right, `wattline retention run --yes` drops them"
+    )
+
+
+def _say(lines: Iterator[str] | list[str]) -> None:
+    for line in lines:
+        sys.stdout.write(line + "\n")
+    sys.stdout.flush()
