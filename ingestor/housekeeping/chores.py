@@ -89,13 +89,19 @@ async def keep_doing(chore: Chore, *, conninfo: str, label: str, books: ChoreBoo
 async def _one_round(chore: Chore, conninfo: str, told: set[int]) -> bool:
     session = await connect(conninfo, autocommit=True, application_name=f"wattline {chore.name}", limits=chore.limits)
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + chore.deadline_seconds
-    alarm = loop.call_at(deadline, session.hang_up)
+    overdue = False
+
+    def hang_up() -> None:
+        nonlocal overdue
+        overdue = True
+        session.hang_up()
+
+    alarm = loop.call_later(chore.deadline_seconds, hang_up)
     looking = asyncio.create_task(_name_blockers(chore, conninfo, session.backend_pid, told), name="blockers")
     try:
         return await chore.round(session)
     except psycopg.Error as error:
-        if loop.time() >= deadline:
+        if overdue:
             raise OverdueError(f"no end within {chore.deadline_seconds:g} s, so we hung up") from error
         raise
     finally:

@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 0; 1 if the database is away or the clocks disagree."""
-    settings = load_settings(beside_up=True)
+    settings = load_settings(beside_up=True, data_dir=args.data_dir)
     configure_logging(settings.log_level, settings.log_format)
     try:
         asyncio.run(_run(args, settings))
