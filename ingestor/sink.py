@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 DAY_SECONDS = 86_400
 EPOCH = date(1970, 1, 1)
 # Nothing of ours holds a lock that a flush needs for longer than a moment: past it the log names somebody else's.
-LIMITS = Limits(lock_ms=5_000)
+LIMITS = Limits(lock_ms=15_000)
 # A batch whose attempts ended so often while its refusals were written is stored without them.
 QUARANTINE_STRIKES_MAX = 3
 # Of a batch that timed out the next attempt may take twice as long, up to so many times: a server that is slow but
