@@ -14,6 +14,7 @@ import pytest
 from ingestor.clocks import ClockDoubtError, Clocks
 from ingestor.housekeeping import quarantine, retention
 from ingestor.housekeeping.retention import Plan, drop_due, look, plan
+from ingestor.rejected.bound import ByteBound
 from ingestor.schema.migrate import migrate
 from ingestor.schema.partitions import ensure_partitions
 from postgres.connecting import Session, connect
@@ -129,7 +130,10 @@ def ahead(days: float) -> Clocks:
 @pytest.mark.parametrize("days", [400, -400, 0.001])
 def test_clocks_that_disagree_stop_all_deleting(store: Store, days: float) -> None:
     async def both(session: Session) -> None:
-        for chore in (retention.chore(30, ahead(days), lambda _: None), quarantine.chore(1, ahead(days))):
+        for chore in (
+            retention.chore(30, ahead(days), lambda _: None),
+            quarantine.chore(1, ahead(days), ByteBound(1_000_000_000)),
+        ):
             with pytest.raises(ClockDoubtError):
                 await chore.round(session)
         with pytest.raises(ClockDoubtError):
