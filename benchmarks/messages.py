@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from telemetry.topics import METER_PREFIX, VEHICLE_PREFIX
+from telemetry.kinds import METER, VEHICLE
 
 DAY_US = 86_400_000_000
 
@@ -44,9 +44,9 @@ class Plan:
                 f'{{"vehicleId":"{device}","soc":{index % 100},"kwhDeliveredDc":0.1544,"batteryTemp":31.5,'
                 f'"timestamp":"{at}"}}'
             )
-            return VEHICLE_PREFIX + device, payload.encode()
+            return VEHICLE.topic_prefix + device, payload.encode()
         payload = f'{{"meterId":"{device}","kwhConsumedAc":0.1834,"voltage":238.4,"timestamp":"{at}"}}'
-        return METER_PREFIX + device, payload.encode()
+        return METER.topic_prefix + device, payload.encode()
 
     def keys(self) -> Iterator[tuple[str, int]]:
         """Device and timestamp of every reading."""

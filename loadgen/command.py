@@ -18,8 +18,8 @@ from config.settings import Settings, load_settings
 from loadgen import log
 from loadgen.committed import Committed
 from loadgen.descriptors import make_room
-from loadgen.fleet import id_prefix, make_fleet
-from loadgen.options import INTERVAL_SECONDS, configure
+from loadgen.fleet import id_prefix, make_fleet, points_of
+from loadgen.options import INTERVAL_SECONDS, configure, device_options, devices_of
 from loadgen.progress import Progress
 from loadgen.record import Record
 from loadgen.report import Report
@@ -30,6 +30,7 @@ from loadgen.stored import Tables
 from loadgen.stream import LATE_SECONDS, Faults
 from loadgen.verify import VerifyError, check_nothing_there, check_tables, verify
 from mqtt.errors import LinkError
+from telemetry.kinds import BY_NAME
 
 __all__ = ["configure", "run"]
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, settings: Settings, pace: Pace, report: Report) -> int:
-    points = make_fleet(args.meters, args.vehicles, args.prefix, Random(f"fleet {args.seed}"))
+    points = make_fleet(devices_of(args), args.prefix, Random(f"fleet {args.seed}"))
     counts, record = report.counts, Record(points) if args.verify else None
     readings_max = None if isinstance(pace, Schedule) else pace.turns
     progress = Progress(counts, args.duration, readings_max=readings_max)
@@ -110,9 +111,10 @@ def _run(args: argparse.Namespace, settings: Settings, pace: Pace, report: Repor
 
 def pace_of(args: argparse.Namespace) -> Pace:
     """The three ways to load a system, by the options."""
-    devices = args.meters + args.vehicles
+    wanted = devices_of(args)
+    devices = sum(wanted.values())
     if args.rate is None and not args.max and args.hours is None:
-        return Schedule(max(args.meters, args.vehicles), args.interval or INTERVAL_SECONDS, args.duration)
+        return Schedule(points_of(wanted), args.interval or INTERVAL_SECONDS, args.duration)
     limits = [] if args.messages is None else [args.messages]
     if args.hours is not None:
         limits.append(devices * max(1, round(args.hours * 3600 / BACKFILL_SECONDS)))
@@ -149,7 +151,9 @@ def _tables(settings: Settings) -> Tables:
 
 
 def _introduce(args: argparse.Namespace, settings: Settings) -> None:
-    names = f"{id_prefix('meter', args.prefix)}..., {id_prefix('vehicle', args.prefix)}..."
+    there = {kind: count for kind, count in devices_of(args).items() if count}
+    fleet = " and ".join(f"{count} {BY_NAME[kind].many}" for kind, count in there.items())
+    names = ", ".join(f"{id_prefix(kind, args.prefix)}..." for kind in there)
     how_long = "until Ctrl-C" if args.duration is None else f"for {args.duration:g} s"
     if args.rate is not None:
         how_fast = f"{args.rate:g} readings a second"
@@ -161,10 +165,7 @@ def _introduce(args: argparse.Namespace, settings: Settings) -> None:
         how_long = f"about the past {args.hours:g} h"
     elif args.messages is not None:
         how_long = f"{args.messages} readings"
-    _say(
-        f"{args.meters} meters and {args.vehicles} vehicles ({names}), {how_fast}, {how_long}, "
-        f"to the broker at {settings.broker}"
-    )
+    _say(f"{fleet} ({names}), {how_fast}, {how_long}, to the broker at {settings.broker}")
     if args.verify:
         _say(f"verifying against the database at {settings.database_label}")
 
@@ -172,7 +173,7 @@ def _introduce(args: argparse.Namespace, settings: Settings) -> None:
 def _problem(args: argparse.Namespace, pace: Pace, settings: Settings) -> str | None:  # noqa: PLR0911 - a refusal each
     """What is wrong with the options together."""
     if pace.points == 0:
-        return "--meters and --vehicles are both 0: nothing would be published"
+        return f"{', '.join(device_options())} are all 0: nothing would be published"
     if isinstance(pace, Schedule) and args.messages is not None:
         return "--messages needs --rate or --max: a fleet ends after --duration"
     if args.hours is not None:
@@ -191,7 +192,7 @@ def _problem(args: argparse.Namespace, pace: Pace, settings: Settings) -> str | 
     if pace.turns is None:
         return "--verify needs --duration (or --messages, or --hours): it remembers every reading until the end"
     turns = pace.turns
-    readings = turns * (args.meters + args.vehicles) // pace.points if isinstance(pace, Schedule) else turns
+    readings = turns * sum(devices_of(args).values()) // pace.points if isinstance(pace, Schedule) else turns
     if readings > VERIFIED_READINGS_MAX:
         return (
             f"--verify remembers every reading, and this run has {readings:,} (at most {VERIFIED_READINGS_MAX:,}): "

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, LiteralString, NamedTuple
 
 import psycopg
 
@@ -19,7 +19,7 @@ from loadgen.fleet import Reading
 from loadgen.histogram import Histogram
 from loadgen.stored import EPOCH, Tables, why_unreadable
 from postgres.connecting import connect
-from telemetry.topics import Kind
+from telemetry.kinds import KINDS
 
 SAMPLES_PER_SECOND_MAX: Final = 50
 POLL_SECONDS: Final = 0.02
@@ -28,22 +28,17 @@ SOUGHT_MAX: Final = 200
 REMEMBERED_MAX: Final = 20_000
 RETRY_SECONDS: Final = 1.0
 # BETWEEN lets the planner leave out the other days' partitions.
-VISIBLE: Final[dict[Kind, str]] = {
-    "meter": """
-        SELECT meter_id, ts FROM meter_readings_history
-          JOIN unnest(%(ids)s::text[], %(stamps)s::timestamptz[]) AS sought(id, at) ON meter_id = id AND ts = at
-         WHERE ts BETWEEN %(first)s AND %(last)s""",
-    "vehicle": """
-        SELECT vehicle_id, ts FROM vehicle_readings_history
-          JOIN unnest(%(ids)s::text[], %(stamps)s::timestamptz[]) AS sought(id, at) ON vehicle_id = id AND ts = at
-         WHERE ts BETWEEN %(first)s AND %(last)s""",
-}
+VISIBLE: LiteralString = """
+    SELECT {id}, ts FROM {history}
+      JOIN unnest(%(ids)s::text[], %(stamps)s::timestamptz[]) AS sought(device, at) ON {id} = device AND ts = at
+     WHERE ts BETWEEN %(first)s AND %(last)s"""
+VISIBLE_BY_KIND: Final[Mapping[str, bytes]] = {kind.name: kind.sql(VISIBLE) for kind in KINDS}
 
 
 class Sample(NamedTuple):
     """A reading that is looked for."""
 
-    kind: Kind
+    kind: str
     device_id: str
     ts: datetime
     due: float
@@ -120,7 +115,7 @@ class Committed:
         looked = time.monotonic()
         while True:
             oldest = list(self._sought.values())[:SOUGHT_MAX]
-            for kind, query in VISIBLE.items():
+            for kind, query in VISIBLE_BY_KIND.items():
                 samples = [sample for sample in oldest if sample.kind == kind]
                 if samples:
                     rows = await (await connection.execute(query, _parameters(samples))).fetchall()

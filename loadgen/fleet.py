@@ -1,28 +1,34 @@
 """The simulated fleet: who its devices are, and the readings they make.
 
-Meter n and vehicle n share a charger, so both read the same stretch of time and carry the same timestamp. A device
-whose turn came late reads the whole time since its last reading: no energy is lost, whatever the pace. No I/O here.
+Meter n and vehicle n share a charger, so both read the same stretch of time and carry the same timestamp; a device of
+any other kind stands alone. A device whose turn came late reads the whole time since its last reading: no energy that
+flows through a charger is lost, whatever the pace. No I/O here.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from loadgen.model import KWH_DECIMALS, Battery, Charger, advance, make_charger, plug_in
-from telemetry.topics import Kind, topic_of
+from loadgen.charging import PAIR, Charging
+from loadgen.payloads import FORMS
+from loadgen.wandering import Wandering
+from telemetry.kinds import BY_NAME, KINDS
+from telemetry.topics import topic_of
 
-ID_WORDS: dict[Kind, str] = {"meter": "METER-", "vehicle": "VEH-"}
 ID_WIDTH_MIN = 3
+_write = {name: form.whole.format for name, form in FORMS.items()}
 
 
 class Device(NamedTuple):
-    """One meter or vehicle as the broker sees it."""
+    """One device as the broker sees it."""
 
-    kind: Kind
+    kind: str
+    """The kind's name."""
     id: str
     topic: str
 
@@ -37,72 +43,79 @@ class Reading(NamedTuple):
     payload: bytes
 
 
-@dataclass(slots=True)
-class ChargingPoint:
-    """A charger with the devices at it that belong to the fleet; a missing one is simulated and not published."""
+class Model(Protocol):
+    """What the devices of one point measure."""
 
-    charger: Charger
-    battery: Battery
-    meter: Device | None
-    vehicle: Device | None
+    @property
+    def family(self) -> str:
+        """Which points are of the same sort."""
+
+    def measure(self, seconds: float, rng: Random) -> Mapping[str, tuple[float, ...]]:
+        """The values of the next `seconds` (> 0), by the name of the kind."""
+
+
+@dataclass(slots=True)
+class Point:
+    """Devices that read the same stretch of time: a charger's meter and vehicle, one of these, or one other device."""
+
+    devices: tuple[Device, ...]
+    model: Model
     last_read_us: int | None = None
 
+    def read(self, now_us: int, interval_seconds: float, rng: Random) -> list[Reading]:
+        """The readings about the time since the last ones (the first time: an interval). 10 µs for a charger."""
+        if self.last_read_us is None:
+            ts_us, seconds = now_us, interval_seconds
+        else:
+            # A clock that was set back must not make the same timestamp twice; even ones stay even (see stream).
+            ts_us = max(now_us, self.last_read_us + 2)
+            seconds = (ts_us - self.last_read_us) / 1e6
+        self.last_read_us = ts_us
+        measured = self.model.measure(seconds, rng)
+        timestamp = timestamp_text(ts_us)
+        readings = []
+        for device in self.devices:
+            values = measured[device.kind]
+            payload = _write[device.kind](device.id, *values, timestamp)
+            readings.append(Reading(device, ts_us, values, payload.encode()))
+        return readings
 
-def id_prefix(kind: Kind, prefix: str) -> str:
+
+def id_prefix(kind: str, prefix: str) -> str:
     """What the ids of the fleet's devices begin with: `LOAD-METER-`, or `METER-` for the fleet without a name."""
-    return f"{prefix}-{ID_WORDS[kind]}" if prefix else ID_WORDS[kind]
+    own = BY_NAME[kind].id_prefix
+    return f"{prefix}-{own}" if prefix else own
 
 
-def make_fleet(meters: int, vehicles: int, prefix: str, rng: Random) -> list[ChargingPoint]:
-    """The fleet's charging points, in order of their numbers; the same generator state gives the same fleet."""
-    size = max(meters, vehicles)
-    # One width for both kinds, so that VEH-0042 and METER-0042 belong together also in the eyes of METER_ID_CONVENTION.
-    width = max(ID_WIDTH_MIN, len(str(size)))
+def points_of(devices: Mapping[str, int]) -> int:
+    """How many points a fleet with so many devices of each kind has."""
+    paired = [kind.name for kind in PAIR]
+    alone = sum(count for name, count in devices.items() if name not in paired)
+    return max(devices.get(name, 0) for name in paired) + alone
 
-    def device(kind: Kind, number: int) -> Device:
+
+def make_fleet(devices: Mapping[str, int], prefix: str, rng: Random) -> list[Point]:
+    """A fleet with so many devices of each kind (by its name): chargers first, each sort in order of its numbers.
+
+    The same generator state gives the same fleet.
+    """
+    # One width for all, so that VEH-0042 and METER-0042 belong together also in the eyes of METER_ID_CONVENTION.
+    width = max(ID_WIDTH_MIN, len(str(max(devices.values()))))
+
+    def device(kind: str, number: int) -> Device:
         name = f"{id_prefix(kind, prefix)}{number:0{width}d}"
         return Device(kind, name, topic_of(kind, name))
 
+    paired = [kind.name for kind in PAIR]
     points = []
-    for number in range(1, size + 1):
-        charger = make_charger(number, rng)
-        points.append(
-            ChargingPoint(
-                charger,
-                plug_in(charger, rng),
-                device("meter", number) if number <= meters else None,
-                device("vehicle", number) if number <= vehicles else None,
-            )
-        )
+    for number in range(1, max(devices.get(name, 0) for name in paired) + 1):
+        there = tuple(device(name, number) for name in paired if number <= devices.get(name, 0))
+        points.append(Point(there, Charging(number, rng)))
+    for kind in KINDS:
+        if kind not in PAIR:
+            numbers = range(1, devices.get(kind.name, 0) + 1)
+            points += [Point((device(kind.name, number),), Wandering(kind, rng)) for number in numbers]
     return points
-
-
-def read_point(point: ChargingPoint, now_us: int, interval_seconds: float, rng: Random) -> list[Reading]:
-    """The readings of a point's devices about the time since their last ones (the first time: an interval). 10 µs."""
-    if point.last_read_us is None:
-        ts_us, seconds = now_us, interval_seconds
-    else:
-        # A clock that was set back must not make the same timestamp twice; even ones stay even (see stream).
-        ts_us = max(now_us, point.last_read_us + 2)
-        seconds = (ts_us - point.last_read_us) / 1e6
-    point.last_read_us = ts_us
-    point.battery, measured = advance(point.charger, point.battery, seconds, rng)
-    ac, voltage, soc, dc, temperature = measured
-    timestamp = timestamp_text(ts_us)
-    readings = []
-    if point.meter is not None:
-        payload = (
-            f'{{"meterId":"{point.meter.id}","kwhConsumedAc":{ac:.{KWH_DECIMALS}f},'
-            f'"voltage":{voltage},"timestamp":"{timestamp}"}}'
-        )
-        readings.append(Reading(point.meter, ts_us, (ac, voltage), payload.encode()))
-    if point.vehicle is not None:
-        payload = (
-            f'{{"vehicleId":"{point.vehicle.id}","soc":{soc},"kwhDeliveredDc":{dc:.{KWH_DECIMALS}f},'
-            f'"batteryTemp":{temperature},"timestamp":"{timestamp}"}}'
-        )
-        readings.append(Reading(point.vehicle, ts_us, (soc, dc, temperature), payload.encode()))
-    return readings
 
 
 def timestamp_text(ts_us: int) -> str:

@@ -9,6 +9,9 @@ import math
 import re
 from collections.abc import Callable
 
+from loadgen.charging import PAIR
+from telemetry.kinds import KINDS, Kind
+
 DEVICES_MAX = 1_000_000
 CONNECTIONS_MAX = 100_000
 # Below this an energy is a handful of mWh, and the ratio of two roundings says nothing; for more messages take more
@@ -21,7 +24,10 @@ HOURS_MAX = 24 * 366.0
 INTERVAL_SECONDS_MAX = 86_400.0
 DURATION_SECONDS_MAX = 366 * 86_400.0
 # With the ids' own words and numbers this stays within the contract's 100 characters.
-PREFIX_PATTERN = re.compile(r"[A-Za-z0-9._:-]{0,80}")
+PREFIX_LENGTH_MAX = 100 - max(len(f"-{kind.id_prefix}{DEVICES_MAX}") for kind in KINDS)
+PREFIX_PATTERN = re.compile(rf"[A-Za-z0-9._:-]{{0,{PREFIX_LENGTH_MAX}}}")
+# The pair that the charging model is about; a device of any other kind is simulated where it is asked for.
+DEVICES = {kind.name: 100 if kind in PAIR else 0 for kind in KINDS}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +39,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     count = _number(int, 0, DEVICES_MAX)
     add = parser.add_argument
-    add("--meters", type=count, default=100, metavar="N", help="simulated meters (default %(default)s)")
-    add("--vehicles", type=count, default=100, metavar="N", help="simulated vehicles (default %(default)s)")
+    for kind in KINDS:
+        add(
+            _option_of(kind),
+            type=count,
+            default=DEVICES[kind.name],
+            dest=_destination(kind),
+            metavar="N",
+            help=f"simulated {kind.many} (default %(default)s)",
+        )
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument(
         "--interval",
@@ -77,11 +90,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long to publish (default: until Ctrl-C)",
     )
+    example_ids = ", ".join(f"PREFIX-{kind.example_id}" for kind in KINDS)
     add(
         "--prefix",
         type=_prefix,
         default="LOAD",
-        help="what device ids begin with: PREFIX-METER-001, PREFIX-VEH-001; '' = METER-001 (default %(default)s)",
+        help=f"what device ids begin with: {example_ids}; '' = {KINDS[0].example_id} (default %(default)s)",
     )
     add("--verify", action="store_true", help="at the end, compare every acknowledged reading with the tables")
     add(
@@ -99,6 +113,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="connections to the broker that the devices share (default %(default)s)",
     )
     add("--seed", type=int, default=1, metavar="N", help="the same seed simulates the same fleet (default %(default)s)")
+
+
+def devices_of(args: argparse.Namespace) -> dict[str, int]:
+    """How many devices of each kind are asked for, by its name."""
+    return {kind.name: getattr(args, _destination(kind)) for kind in KINDS}
+
+
+def device_options() -> list[str]:
+    """The options for the numbers of devices."""
+    return [_option_of(kind) for kind in KINDS]
+
+
+def _option_of(kind: Kind) -> str:
+    return f"--{kind.many}"
+
+
+def _destination(kind: Kind) -> str:
+    # A name that no other option can have, whatever a kind is called.
+    return f"devices of kind {kind.name}"
 
 
 def _number(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:
@@ -119,5 +152,7 @@ def _number(kind: Callable[[str], float], least: float, most: float) -> Callable
 
 def _prefix(text: str) -> str:
     if not PREFIX_PATTERN.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} has other characters than A-Z a-z 0-9 . _ : - or is over 80 long")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has other characters than A-Z a-z 0-9 . _ : - or is over {PREFIX_LENGTH_MAX} long"
+        )
     return text

@@ -10,10 +10,9 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from loadgen.fleet import ChargingPoint, Reading
-from telemetry.topics import KINDS, Kind
+from loadgen.fleet import Point, Reading
+from telemetry.kinds import BY_NAME
 
-VALUES_PER_READING: dict[Kind, int] = {"meter": 2, "vehicle": 3}
 READING_BYTES = 45
 
 
@@ -25,8 +24,8 @@ class DeviceRecord:
 
     __slots__ = ("_ascending", "_order", "_stride", "_values", "acknowledged", "stamps")
 
-    def __init__(self, kind: Kind) -> None:
-        self._stride = VALUES_PER_READING[kind]
+    def __init__(self, kind: str) -> None:
+        self._stride = len(BY_NAME[kind].measures)
         self._values = array("d")
         self._ascending = True
         self._order: tuple[array[int], array[int]] | None = None
@@ -88,12 +87,12 @@ class DeviceRecord:
 class Record:
     """All devices of one run."""
 
-    def __init__(self, points: Iterable[ChargingPoint]) -> None:
-        self.devices: dict[Kind, dict[str, DeviceRecord]] = {kind: {} for kind in KINDS}
+    def __init__(self, points: Iterable[Point]) -> None:
+        self.devices: dict[str, dict[str, DeviceRecord]] = {kind: {} for kind in BY_NAME}
+        """By the name of the kind and the device's id."""
         for point in points:
-            for device in (point.meter, point.vehicle):
-                if device is not None:
-                    self.devices[device.kind][device.id] = DeviceRecord(device.kind)
+            for device in point.devices:
+                self.devices[device.kind][device.id] = DeviceRecord(device.kind)
 
     def add(self, reading: Reading) -> None:
         """Before it is sent."""
@@ -107,7 +106,7 @@ class Record:
             raise KeyError(f"{reading.device.id} never sent a reading with the timestamp {reading.ts_us}")
         device.acknowledged[index] = ACKNOWLEDGED
 
-    def acknowledged(self, kind: Kind) -> int:
+    def acknowledged(self, kind: str) -> int:
         """How many readings of a kind the broker acknowledged."""
         return sum(device.acknowledged.count(ACKNOWLEDGED) for device in self.devices[kind].values())
 

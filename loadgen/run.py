@@ -20,7 +20,7 @@ from config.settings import Settings
 from loadgen.committed import Committed
 from loadgen.counts import Counts
 from loadgen.dialler import Dialler
-from loadgen.fleet import ChargingPoint
+from loadgen.fleet import Point
 from loadgen.histogram import Histogram
 from loadgen.progress import Progress
 from loadgen.publisher import Lane, Traffic, under_way_per_lane, waiting_per_lane
@@ -53,7 +53,7 @@ LOOK_SECONDS = 0.01
 class Run:
     """What to run. The points are changed by it; counts, record, latency and committed are its result."""
 
-    points: Sequence[ChargingPoint]
+    points: Sequence[Point]
     schedule: Pace
     connections: int
     rng: Random

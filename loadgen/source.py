@@ -1,4 +1,4 @@
-"""What a turn makes: the messages of one reading, or of a charging point's two. No I/O here.
+"""What a turn makes: the messages of one reading, or of the two at a charger. No I/O here.
 
 Three sources for three questions: the simulated fleet, templates at any rate, templates about the past.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Final, Protocol
 
-from loadgen.fleet import ChargingPoint, read_point
+from loadgen.fleet import Point
 from loadgen.stream import Message, Stream
 from loadgen.templates import Templates
 
@@ -24,11 +24,11 @@ class Source(Protocol):
 
 
 class FleetSource:
-    """A turn is a charging point's: it reads the time since its last reading."""
+    """A turn is a point's: its devices read the time since their last readings."""
 
     def __init__(
         self,
-        points: Sequence[ChargingPoint],
+        points: Sequence[Point],
         interval_seconds: float,
         rng: Random,
         stream: Stream,
@@ -39,10 +39,10 @@ class FleetSource:
         self._stream = stream
 
     def messages(self, turn: int, due: float) -> list[Message]:
-        """Of both devices. 11 µs."""
+        """Of all its devices. 11 µs for a charger's two."""
         point = self._points[turn % len(self._points)]
         made: list[Message] = []
-        for reading in read_point(point, _even_now_us(), self._interval, self._rng):
+        for reading in point.read(_even_now_us(), self._interval, self._rng):
             made += self._stream.messages(reading, due)
         return made
 

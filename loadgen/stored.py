@@ -5,65 +5,63 @@ It reads as a person with psql would, with no trust in primary keys; it never wr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, LiteralString, NamedTuple, TypeAlias
 
 import psycopg
 from psycopg import IsolationLevel
 
 from loadgen.fleet import id_prefix
 from postgres.connecting import connect_blocking
-from telemetry.topics import Kind
+from telemetry.kinds import KINDS, Kind
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Timestamps come as microseconds: cheaper to read than datetimes, and exact, since extract gives a numeric.
-HISTORY: Final[dict[Kind, str]] = {
-    "meter": """
-        COPY (SELECT meter_id::text, (extract(epoch FROM ts) * 1000000)::bigint,
-                     kwh_consumed_ac::float8, voltage::float8
-                FROM meter_readings_history
-               WHERE ts BETWEEN %(first)s AND %(last)s AND starts_with(meter_id, %(prefix)s))
-        TO STDOUT (FORMAT binary)""",
-    "vehicle": """
-        COPY (SELECT vehicle_id::text, (extract(epoch FROM ts) * 1000000)::bigint,
-                     soc::float8, kwh_delivered_dc::float8, battery_temp::float8
-                FROM vehicle_readings_history
-               WHERE ts BETWEEN %(first)s AND %(last)s AND starts_with(vehicle_id, %(prefix)s))
-        TO STDOUT (FORMAT binary)""",
-}
-STATUS: Final[dict[Kind, str]] = {
-    "meter": """
-        COPY (SELECT meter_id::text, (extract(epoch FROM last_reading) * 1000000)::bigint,
-                     kwh_consumed_ac::float8, voltage::float8
-                FROM meter_status WHERE starts_with(meter_id, %(prefix)s))
-        TO STDOUT (FORMAT binary)""",
-    "vehicle": """
-        COPY (SELECT vehicle_id::text, (extract(epoch FROM last_reading) * 1000000)::bigint,
-                     soc::float8, kwh_delivered_dc::float8, battery_temp::float8
-                FROM vehicle_status WHERE starts_with(vehicle_id, %(prefix)s))
-        TO STDOUT (FORMAT binary)""",
-}
-COLUMNS: Final[dict[Kind, list[str]]] = {
-    "meter": ["text", "int8", "float8", "float8"],
-    "vehicle": ["text", "int8", "float8", "float8", "float8"],
-}
-COUNT: Final[dict[Kind, str]] = {
-    "meter": """
-        SELECT count(*) FROM meter_readings_history
-         WHERE ts BETWEEN %(first)s AND %(last)s AND starts_with(meter_id, %(prefix)s)""",
-    "vehicle": """
-        SELECT count(*) FROM vehicle_readings_history
-         WHERE ts BETWEEN %(first)s AND %(last)s AND starts_with(vehicle_id, %(prefix)s)""",
-}
-MISSING_TABLES: Final = """
-    SELECT string_agg(name, ', ')
-      FROM unnest('{meter_readings_history,vehicle_readings_history,meter_status,vehicle_status}'::text[]) AS name
-     WHERE to_regclass(name) IS NULL"""
+HISTORY: LiteralString = """
+    COPY (SELECT {id}::text, (extract(epoch FROM ts) * 1000000)::bigint, {as_floats}
+            FROM {history}
+           WHERE ts BETWEEN %(first)s AND %(last)s AND starts_with({id}, %(prefix)s))
+    TO STDOUT (FORMAT binary)"""
+
+# Each device's newest reading, whatever its timestamp.
+STATUS: LiteralString = """
+    COPY (SELECT {id}::text, (extract(epoch FROM last_reading) * 1000000)::bigint, {as_floats}
+            FROM {status} WHERE starts_with({id}, %(prefix)s))
+    TO STDOUT (FORMAT binary)"""
+
+COUNT: LiteralString = """
+    SELECT count(*) FROM {history}
+     WHERE ts BETWEEN %(first)s AND %(last)s AND starts_with({id}, %(prefix)s)"""
+
+MISSING_TABLES: LiteralString = """
+    SELECT string_agg(name, ', ') FROM unnest(%s::text[]) AS name WHERE to_regclass(name) IS NULL"""
+
+
+@dataclass(frozen=True)
+class Statements:
+    """What is asked about a kind of reading."""
+
+    history: bytes
+    status: bytes
+    count: bytes
+    types: tuple[str, ...]
+    """Of the columns that the first two give."""
+
+    @classmethod
+    def of(cls, kind: Kind) -> Statements:
+        """Rendered once, when the program starts."""
+        types = ("text", "int8", *("float8" for _ in kind.measures))
+        return cls(kind.sql(HISTORY), kind.sql(STATUS), kind.sql(COUNT), types)
+
+
+STATEMENTS: Final[Mapping[str, Statements]] = {kind.name: Statements.of(kind) for kind in KINDS}
+"""By the name of the kind."""
+TABLES: Final = [table for kind in KINDS for table in (kind.history, kind.status)]
 
 
 class StoredReading(NamedTuple):
@@ -91,7 +89,7 @@ class Scope:
     first_us: int
     last_us: int
 
-    def parameters(self, kind: Kind) -> dict[str, object]:
+    def parameters(self, kind: str) -> dict[str, object]:
         """For the queries above."""
         return {
             "prefix": id_prefix(kind, self.prefix),
@@ -110,24 +108,24 @@ def connect(conninfo: str) -> Connection:
 
 def missing_tables(connection: Connection) -> str | None:
     """The names of the tables that should be there and are not."""
-    row = connection.execute(MISSING_TABLES).fetchone()
+    row = connection.execute(MISSING_TABLES, [TABLES]).fetchone()
     return None if row is None else row[0]
 
 
-def count_history(connection: Connection, kind: Kind, scope: Scope) -> int:
+def count_history(connection: Connection, kind: str, scope: Scope) -> int:
     """How many rows the history holds."""
-    row = connection.execute(COUNT[kind], scope.parameters(kind)).fetchone()
+    row = connection.execute(STATEMENTS[kind].count, scope.parameters(kind)).fetchone()
     return 0 if row is None else int(row[0])
 
 
-def history(connection: Connection, kind: Kind, scope: Scope) -> Iterator[StoredReading]:
+def history(connection: Connection, kind: str, scope: Scope) -> Iterator[StoredReading]:
     """The rows of the history, in no order. About 3 µs a row."""
-    return _rows(connection, HISTORY[kind], kind, scope)
+    return _rows(connection, STATEMENTS[kind].history, kind, scope)
 
 
-def status(connection: Connection, kind: Kind, scope: Scope) -> Iterator[StoredReading]:
+def status(connection: Connection, kind: str, scope: Scope) -> Iterator[StoredReading]:
     """The rows of the status table, whatever their timestamps."""
-    return _rows(connection, STATUS[kind], kind, scope)
+    return _rows(connection, STATEMENTS[kind].status, kind, scope)
 
 
 def why_unreadable(tables: Tables, error: psycopg.Error) -> str:
@@ -136,8 +134,8 @@ def why_unreadable(tables: Tables, error: psycopg.Error) -> str:
     return f"cannot read the database at {tables.label} ({why}); is it running? Check DATABASE_URL and DATABASE_..."
 
 
-def _rows(connection: Connection, query: str, kind: Kind, scope: Scope) -> Iterator[StoredReading]:
+def _rows(connection: Connection, query: bytes, kind: str, scope: Scope) -> Iterator[StoredReading]:
     with connection.cursor() as cursor, cursor.copy(query, scope.parameters(kind)) as copy:
-        copy.set_types(COLUMNS[kind])
+        copy.set_types(STATEMENTS[kind].types)
         for device_id, ts_us, *values in copy.rows():
             yield StoredReading(device_id, ts_us, tuple(values))

@@ -102,8 +102,8 @@ def malform(payload: bytes, which: int) -> bytes:
         case 2:
             return payload[:first] + payload[payload.index(b",", first) + 1 :]  # a field is missing
         case 3:
-            colon = payload.index(b":", first) + 1
-            return payload[:colon] + b"-" + payload[colon:]  # less than nothing
+            colon, comma = payload.index(b":", first) + 1, payload.index(b",", first)
+            return payload[:colon] + b"-1e300" + payload[comma:]  # less than any bound
         case 4:
             colon, comma = payload.index(b":", first) + 1, payload.index(b",", first)
             return payload[:colon] + b'"' + payload[colon:comma] + b'"' + payload[comma:]  # a number as a string

@@ -1,4 +1,4 @@
-"""Readings at high rates: the charging model's numbers, worked out before the run and written into payloads during it.
+"""Readings at high rates: the models' numbers, worked out before the run and written into payloads during it.
 
 A simulated reading costs 10 µs, one of these 1 µs. What it gives up is the course of a battery over hours: each charger
 goes round and round through half an hour of charging. What it keeps: every number is known exactly, each charger has
@@ -7,15 +7,17 @@ its health, and the AC energy of a meter's reading is more than the DC energy of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Final, NamedTuple
 
-from loadgen.fleet import ChargingPoint, Device, Reading, timestamp_text
-from loadgen.model import HEALTH_BY_PLACE, KWH_DECIMALS, advance
+from loadgen.fleet import Device, Model, Point, Reading, timestamp_text
+from loadgen.model import HEALTH_BY_PLACE
+from loadgen.payloads import FORMS
 
-# Enough chargers that a table does not look copied, in whole rounds of the healths.
-CHARGERS_MAX: Final = 10 * len(HEALTH_BY_PLACE)
+# Enough models of a sort that a table does not look copied, in whole rounds of the chargers' healths.
+MODELS_MAX: Final = 10 * len(HEALTH_BY_PLACE)
 STEPS: Final = 30
 STEP_SECONDS: Final = 60.0
 
@@ -30,15 +32,18 @@ class Part(NamedTuple):
 class Templates:
     """The devices of a fleet, one after the other, and what each of them reads."""
 
-    def __init__(self, points: Sequence[ChargingPoint], rng: Random) -> None:
-        pairs = [_parts(point, rng) for point in points[:CHARGERS_MAX]]
+    def __init__(self, points: Sequence[Point], rng: Random) -> None:
+        made: defaultdict[str, list[Mapping[str, list[Part]]]] = defaultdict(list)
+        places: Counter[str] = Counter()
         self._devices: list[tuple[Device, str, list[Part]]] = []
-        for place, point in enumerate(points):
-            meter_parts, vehicle_parts = pairs[place % len(pairs)]
-            if point.meter is not None:
-                self._devices.append((point.meter, f'{{"meterId":"{point.meter.id}",', meter_parts))
-            if point.vehicle is not None:
-                self._devices.append((point.vehicle, f'{{"vehicleId":"{point.vehicle.id}",', vehicle_parts))
+        for point in points:
+            family = point.model.family
+            if places[family] < MODELS_MAX:
+                made[family].append(_parts(point.model, rng))
+            parts = made[family][places[family] % MODELS_MAX]
+            places[family] += 1
+            for device in point.devices:
+                self._devices.append((device, FORMS[device.kind].head.format(device.id), parts[device.kind]))
 
     def __len__(self) -> int:
         """How many devices there are."""
@@ -52,17 +57,10 @@ class Templates:
         return Reading(device, ts_us, values, f'{head}{text}{timestamp_text(ts_us)}"}}'.encode())
 
 
-def _parts(point: ChargingPoint, rng: Random) -> tuple[list[Part], list[Part]]:
-    """Half an hour of a charger, for its meter and its vehicle."""
-    meter, vehicle = [], []
+def _parts(model: Model, rng: Random) -> Mapping[str, list[Part]]:
+    """Half an hour of a model, by the name of the kind."""
+    parts: defaultdict[str, list[Part]] = defaultdict(list)
     for _ in range(STEPS):
-        point.battery, measured = advance(point.charger, point.battery, STEP_SECONDS, rng)
-        ac, voltage, soc, dc, temperature = measured
-        meter.append(Part(f'"kwhConsumedAc":{ac:.{KWH_DECIMALS}f},"voltage":{voltage},"timestamp":"', (ac, voltage)))
-        vehicle.append(
-            Part(
-                f'"soc":{soc},"kwhDeliveredDc":{dc:.{KWH_DECIMALS}f},"batteryTemp":{temperature},"timestamp":"',
-                (soc, dc, temperature),
-            )
-        )
-    return meter, vehicle
+        for kind, values in model.measure(STEP_SECONDS, rng).items():
+            parts[kind].append(Part(FORMS[kind].numbers.format(*values), values))
+    return parts

@@ -28,7 +28,7 @@ from loadgen.stored import (
     status,
     why_unreadable,
 )
-from telemetry.topics import KINDS, Kind
+from telemetry.kinds import BY_NAME
 
 EXAMPLES_MAX: Final = 10
 POLL_SECONDS: Final = 0.25
@@ -88,7 +88,7 @@ def check_nothing_there(tables: Tables, prefix: str, first_us: int) -> None:
     scope = Scope(prefix, first_us, time.time_ns() // 1000)
     try:
         with connect(tables.conninfo) as connection:
-            there = sum(count_history(connection, kind, scope) for kind in KINDS)
+            there = sum(count_history(connection, kind, scope) for kind in BY_NAME)
     except psycopg.Error as error:
         raise VerifyError(why_unreadable(tables, error)) from None
     if there:
@@ -120,7 +120,7 @@ def verify(
         last_try = started >= deadline
         try:
             with connect(tables.conninfo) as connection:
-                stored = sum(count_history(connection, kind, scope) for kind in KINDS)
+                stored = sum(count_history(connection, kind, scope) for kind in BY_NAME)
                 if stored >= acknowledged or last_try:
                     findings = compare(connection, record, scope)
                     if not findings.lost or last_try:
@@ -145,7 +145,7 @@ def compare(connection: Connection, record: Record, scope: Scope) -> Findings:
     """Hold the record against history and status, as one snapshot shows them."""
     findings = Findings(_acknowledged(record))
     with connection.transaction():
-        for kind in KINDS:
+        for kind in BY_NAME:
             devices = record.devices[kind]
             seen = {device_id: bytearray(len(device.stamps)) for device_id, device in devices.items()}
             for row in history(connection, kind, scope):
@@ -158,7 +158,7 @@ def compare(connection: Connection, record: Record, scope: Scope) -> Findings:
                 fault = _status_fault(newest.get(device_id), device, seen[device_id], scope)
                 if fault is not None:
                     findings.wrong += 1
-                    findings.example(f"wrong: {kind}_status of {device_id} {fault}")
+                    findings.example(f"wrong: {BY_NAME[kind].status} of {device_id} {fault}")
     return findings
 
 
@@ -185,12 +185,12 @@ def _judge_row(row: StoredReading, device: DeviceRecord, seen: bytearray, findin
         findings.example(f"wrong: {_name(row)} is stored as {row.values}, sent as {sent}")
 
 
-def _count_lost(kind: Kind, device_id: str, device: DeviceRecord, seen: bytearray, findings: Findings) -> None:
+def _count_lost(kind: str, device_id: str, device: DeviceRecord, seen: bytearray, findings: Findings) -> None:
     for ts_us, state, stored in zip(device.stamps, device.acknowledged, seen, strict=True):
         if state == ACKNOWLEDGED and not stored:
             findings.lost += 1
             findings.example(
-                f"lost: {device_id} at {timestamp_text(ts_us)} was acknowledged and is not in {kind}_readings_history"
+                f"lost: {device_id} at {timestamp_text(ts_us)} was acknowledged and is not in {BY_NAME[kind].history}"
             )
 
 
@@ -214,7 +214,7 @@ def _status_fault(row: StoredReading | None, device: DeviceRecord, seen: bytearr
 
 
 def _acknowledged(record: Record) -> int:
-    return sum(record.acknowledged(kind) for kind in KINDS)
+    return sum(record.acknowledged(kind) for kind in BY_NAME)
 
 
 def _name(row: StoredReading) -> str:

@@ -79,7 +79,7 @@ class Subscriber:
 
 
 def new_run(*, devices: int, interval: float, duration: float, connections: int = 4) -> Run:
-    points, counts = make_fleet(devices, devices, "LOAD", Random(1)), Counts()
+    points, counts = make_fleet({"meter": devices, "vehicle": devices}, "LOAD", Random(1)), Counts()
     schedule = Schedule(devices, interval, duration)
     return Run(points, schedule, connections, Random(1), counts, Record(points), Progress(counts, duration))
 

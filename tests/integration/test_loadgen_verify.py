@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from loadgen.fleet import Reading, make_fleet, read_point
+from loadgen.fleet import Reading, make_fleet
 from loadgen.record import Record
 from loadgen.stored import EPOCH, Tables
 from loadgen.verify import EXAMPLES_MAX, Findings, VerifyError, check_tables, verify
@@ -38,7 +38,7 @@ class Fleet:
 
     def __init__(self, start_us: int | None = None, prefix: str = "LOAD") -> None:
         rng = Random(1)
-        points = make_fleet(3, 2, prefix, rng)
+        points = make_fleet({"meter": 3, "vehicle": 2}, prefix, rng)
         start_us = start_us or time.time_ns() // 1000
         self.prefix = prefix
         self.record = Record(points)
@@ -46,7 +46,7 @@ class Fleet:
             reading
             for turn in range(ROUNDS)
             for point in points
-            for reading in read_point(point, start_us + turn * STEP_US, 5.0, rng)
+            for reading in point.read(start_us + turn * STEP_US, 5.0, rng)
         ]
         for reading in self.sent:
             self.record.add(reading)
@@ -313,7 +313,7 @@ def test_past_the_deadline_it_says_what_is_lost_and_shows_the_first_few(execute:
 
 
 def test_nothing_was_sent(url: str) -> None:
-    record = Record(make_fleet(1, 1, "LOAD", Random(1)))
+    record = Record(make_fleet({"meter": 1, "vehicle": 1}, "LOAD", Random(1)))
     findings = verify(Tables(url, "test"), record, "LOAD", 0.0, lambda _stored, _acknowledged: None)
     assert findings.line() == "verified 0 acknowledged readings: lost 0, duplicated 0, wrong 0"
 

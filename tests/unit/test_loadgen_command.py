@@ -36,7 +36,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         ("--verify-timeout", "soon"),
         ("--connections", "0"),
         ("--prefix", "a/b"),
-        ("--prefix", "x" * 81),
+        ("--prefix", "x" * 101),
     ],
 )
 def test_an_impossible_value_is_named_with_its_option(
@@ -47,7 +47,7 @@ def test_an_impossible_value_is_named_with_its_option(
 
 
 def test_a_fleet_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--meters and --vehicles are both 0" in refusal(capsys, "--meters", "0", "--vehicles", "0")
+    assert "--meters, --vehicles are all 0" in refusal(capsys, "--meters", "0", "--vehicles", "0")
 
 
 def test_an_endless_run_cannot_be_verified(capsys: pytest.CaptureFixture[str]) -> None:

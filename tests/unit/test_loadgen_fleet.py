@@ -8,18 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.fleet import Reading, make_fleet, read_point, timestamp_text
+from loadgen.fleet import Reading, make_fleet, timestamp_text
 from telemetry.readings import METER, VEHICLE, timestamp_us
 
 NOON_US = 1_769_868_000_000_000
 
 
 def ids(meters: int, vehicles: int, prefix: str = "LOAD") -> tuple[list[str], list[str]]:
-    points = make_fleet(meters, vehicles, prefix, Random(1))
-    return (
-        [point.meter.id for point in points if point.meter],
-        [point.vehicle.id for point in points if point.vehicle],
-    )
+    points = make_fleet({"meter": meters, "vehicle": vehicles}, prefix, Random(1))
+    devices = [device for point in points for device in point.devices]
+    meters_there, vehicles_there = ([one.id for one in devices if one.kind == kind] for kind in ("meter", "vehicle"))
+    return meters_there, vehicles_there
 
 
 def test_devices_are_numbered_from_one_with_three_digits() -> None:
@@ -42,7 +41,9 @@ def test_numbers_grow_together_so_that_a_vehicle_keeps_the_number_of_its_meter(m
 def test_more_of_one_kind_than_of_the_other(meters: int, vehicles: int) -> None:
     rng = Random(1)
     readings = [
-        reading for point in make_fleet(meters, vehicles, "A", rng) for reading in read_point(point, NOON_US, 5.0, rng)
+        reading
+        for point in make_fleet({"meter": meters, "vehicle": vehicles}, "A", rng)
+        for reading in point.read(NOON_US, 5.0, rng)
     ]
     kinds = [reading.device.kind for reading in readings]
     assert (kinds.count("meter"), kinds.count("vehicle")) == (meters, vehicles)
@@ -62,10 +63,10 @@ def numbers(reading: Reading) -> tuple[float, ...]:
 @given(st.integers(0, 2**32), st.floats(0.1, 86_400.0), st.integers(1, 10))
 def test_payloads_are_valid_and_say_exactly_what_is_remembered(seed: int, interval: float, rounds: int) -> None:
     rng = Random(seed)
-    (point,) = make_fleet(1, 1, "LOAD", rng)
+    (point,) = make_fleet({"meter": 1, "vehicle": 1}, "LOAD", rng)
     for number in range(rounds):
         now_us = NOON_US + round(number * interval * 1e6)
-        meter, vehicle = read_point(point, now_us, interval, rng)
+        meter, vehicle = point.read(now_us, interval, rng)
         for reading in (meter, vehicle):
             assert numbers(reading) == reading.values
             assert reading.ts_us == now_us
@@ -77,18 +78,18 @@ def test_payloads_are_valid_and_say_exactly_what_is_remembered(seed: int, interv
 
 def test_a_device_never_uses_a_timestamp_twice_not_even_when_the_clock_is_set_back() -> None:
     rng = Random(1)
-    (point,) = make_fleet(1, 1, "LOAD", rng)
+    (point,) = make_fleet({"meter": 1, "vehicle": 1}, "LOAD", rng)
     clock = [NOON_US, NOON_US, NOON_US - 3_600_000_000, NOON_US - 3_599_000_000]
-    stamps = [read_point(point, now, 5.0, rng)[0].ts_us for now in clock]
+    stamps = [point.read(now, 5.0, rng)[0].ts_us for now in clock]
     assert len(set(stamps)) == len(clock)
 
 
 def test_a_late_reading_has_the_energy_of_the_whole_time() -> None:
     def energy(seconds: list[float]) -> float:
         rng = Random(5)
-        (point,) = make_fleet(0, 1, "LOAD", rng)
-        read_point(point, NOON_US, 5.0, rng)
-        return sum(read_point(point, NOON_US + round(at * 1e6), 5.0, rng)[0].values[1] for at in seconds)
+        (point,) = make_fleet({"meter": 0, "vehicle": 1}, "LOAD", rng)
+        point.read(NOON_US, 5.0, rng)
+        return sum(point.read(NOON_US + round(at * 1e6), 5.0, rng)[0].values[1] for at in seconds)
 
     assert energy([60.0]) == pytest.approx(energy([5.0 * turn for turn in range(1, 13)]), rel=0.01)
 

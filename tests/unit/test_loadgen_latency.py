@@ -37,7 +37,7 @@ def narrow_window(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_through_a_stall(pace: Pace) -> tuple[Run, float]:
     """A run against a broker that holds its first answers back, and for how long it did."""
-    points, counts = make_fleet(1, 1, "LOAD", Random(1)), Counts()
+    points, counts = make_fleet({"meter": 1, "vehicle": 1}, "LOAD", Random(1)), Counts()
     run = Run(points, pace, 1, Random(1), counts, None, Progress(counts, None, stream=io.StringIO()))
 
     async def stall_and_answer() -> float:

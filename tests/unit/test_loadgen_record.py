@@ -8,15 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.fleet import Reading, make_fleet, read_point
+from loadgen.fleet import Reading, make_fleet
 from loadgen.record import DeviceRecord, Record
 
-POINTS = make_fleet(2, 1, "LOAD", Random(1))
+POINTS = make_fleet({"meter": 2, "vehicle": 1}, "LOAD", Random(1))
 
 
 def readings(at_us: int) -> list[Reading]:
     rng = Random(2)
-    return [reading for point in make_fleet(2, 1, "LOAD", Random(1)) for reading in read_point(point, at_us, 5.0, rng)]
+    return [
+        reading
+        for point in make_fleet({"meter": 2, "vehicle": 1}, "LOAD", Random(1))
+        for reading in point.read(at_us, 5.0, rng)
+    ]
 
 
 def test_an_empty_record_has_no_window() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ingestor.batch import Batch
 from ingestor.decode import Decoder, KeepLimit
 from loadgen.counts import Counts
-from loadgen.fleet import Reading, make_fleet, read_point
+from loadgen.fleet import Reading, make_fleet
 from loadgen.record import MALFORMED, SENT, Record
 from loadgen.stream import DUPLICATE, LATE_SECONDS, READING, REFUSABLE, Faults, Message, Stream, malform
 from loadgen.templates import Templates
@@ -34,8 +34,8 @@ def as_message(reading: Reading, payload: bytes) -> Message:
 
 @given(st.integers(0, 2**32), st.integers(0, 29))
 def test_every_way_to_be_malformed_is_refused_whichever_the_reading(seed: int, step: int) -> None:
-    points = make_fleet(1, 1, "LOAD", Random(seed))
-    simulated = read_point(points[0], NOON_US, 5.0, Random(seed))
+    points = make_fleet({"meter": 1, "vehicle": 1}, "LOAD", Random(seed))
+    simulated = points[0].read(NOON_US, 5.0, Random(seed))
     made = Templates(points, Random(seed))
     for reading in (*simulated, *(made.read(step * 2 + place, NOON_US) for place in (0, 1))):
         assert decoded(as_message(reading, reading.payload)).rejected == []
@@ -56,16 +56,16 @@ def test_every_way_to_be_malformed_is_refused_whichever_the_reading(seed: int, s
     ],
 )
 def test_each_way_has_its_own_reason(which: int, code: str, said: str) -> None:
-    (reading,) = read_point(make_fleet(1, 0, "LOAD", Random(1))[0], NOON_US, 5.0, Random(1))
+    (reading,) = make_fleet({"meter": 1, "vehicle": 0}, "LOAD", Random(1))[0].read(NOON_US, 5.0, Random(1))
     (rejection,) = decoded(as_message(reading, malform(reading.payload, which))).rejected
     assert rejection.code == code
     assert said in rejection.reason
 
 
 def stream(faults: Faults) -> tuple[Stream, Counts, Record, list[Reading]]:
-    points, counts = make_fleet(50, 50, "LOAD", Random(1)), Counts()
+    points, counts = make_fleet({"meter": 50, "vehicle": 50}, "LOAD", Random(1)), Counts()
     record = Record(points)
-    readings = [one for point in points for one in read_point(point, NOON_US, 5.0, Random(1))]
+    readings = [one for point in points for one in point.read(NOON_US, 5.0, Random(1))]
     return Stream(faults, counts, record, Random(1)), counts, record, readings
 
 

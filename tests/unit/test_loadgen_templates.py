@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from loadgen.fleet import Reading, make_fleet
 from loadgen.model import health_of
-from loadgen.templates import CHARGERS_MAX, STEPS, Templates
+from loadgen.templates import MODELS_MAX, STEPS, Templates
 from telemetry.readings import METER, VEHICLE, timestamp_us
 
 NOON_US = 1_769_868_000_000_000
@@ -18,7 +18,7 @@ HEALTH_LIMITS = {"healthy": (0.85, 1.0), "warning": (0.70, 0.85), "critical": (0
 
 
 def templates(meters: int, vehicles: int, seed: int = 1) -> Templates:
-    return Templates(make_fleet(meters, vehicles, "LOAD", Random(seed)), Random(seed))
+    return Templates(make_fleet({"meter": meters, "vehicle": vehicles}, "LOAD", Random(seed)), Random(seed))
 
 
 def read(made: Templates, rounds: int) -> list[Reading]:
@@ -74,7 +74,7 @@ def test_half_an_hour_goes_round_and_round() -> None:
     assert len({one.values for one in first if one.device.id == "LOAD-VEH-001"}) > STEPS // 2
 
 
-@pytest.mark.parametrize(("meters", "vehicles"), [(3, 1), (1, 3), (0, 2), (CHARGERS_MAX + 5, 1)])
+@pytest.mark.parametrize(("meters", "vehicles"), [(3, 1), (1, 3), (0, 2), (MODELS_MAX + 5, 1)])
 def test_each_device_has_its_turn_once_a_round(meters: int, vehicles: int) -> None:
     made = templates(meters, vehicles)
     kinds = [one.device.kind for one in read(made, 1)]
