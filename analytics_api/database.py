@@ -22,6 +22,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 from analytics_api.errors import UnavailableError
 from postgres.connecting import Session, with_defaults
 from postgres.session import Limits
+from postgres.trouble import NO_ANSWER, trouble_with
 
 # The promise is 3 s; what remains is for the way back.
 ANSWER_SECONDS_MAX = 2.5
@@ -78,23 +79,24 @@ T = TypeVar("T")
 
 
 class Outage:
-    """Says once in the log that the database is away, and once that it is back; `reason` is None while it is there."""
+    """Says once in the log that the database is away, and once that it is back; `trouble` is None while it is there."""
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self.reason: str | None = None
+        self.trouble: str | None = None
+        """What anybody may read about it."""
 
-    def begun(self, reason: str) -> None:
-        """A connection could not be made, or gave no answer."""
-        if self.reason is None:
+    def begun(self, trouble: str, reason: str) -> None:
+        """A connection could not be made, or gave no answer; `reason` is for the log."""
+        if trouble != self.trouble:
             log.warning("PostgreSQL at %s does not serve us: %s; trying again", self._label, reason)
-        self.reason = reason
+        self.trouble = trouble
 
     def ended(self) -> None:
         """A connection was made."""
-        if self.reason is not None:
+        if self.trouble is not None:
             log.info("PostgreSQL at %s serves us again", self._label)
-        self.reason = None
+        self.trouble = None
 
 
 class Connection(Session):
@@ -113,7 +115,7 @@ class Connection(Session):
         try:
             connection = await super().connect(conninfo, autocommit=True, limits=LIMITS, **settings)
         except psycopg.Error as error:
-            outage.begun(_line(error))
+            outage.begun(trouble_with(error), _line(error))
             raise
         outage.ended()
         return connection
@@ -268,8 +270,8 @@ class Database:
 
     @property
     def away_because(self) -> str | None:
-        """Why the latest connection failed, for an operator; None while connections succeed."""
-        return self._outage.reason
+        """Why the latest connection failed, in words that anybody may read; None while connections succeed."""
+        return self._outage.trouble
 
     def pool_stats(self) -> Mapping[str, int]:
         """psycopg_pool's figures: `pool_size`, `pool_available`, `requests_waiting` and more."""
@@ -316,7 +318,7 @@ class Database:
 
         Cancelling the task would not: psycopg then asks the server to cancel, and waits for it, up to 10 s.
         """
-        self._outage.begun(f"no answer within {ANSWER_SECONDS_MAX:g} s")
+        self._outage.begun(NO_ANSWER, f"no answer within {ANSWER_SECONDS_MAX:g} s")
         connection.hang_up()
 
     def _refused(self, error: psycopg.Error) -> UnavailableError:

@@ -34,11 +34,12 @@ async def healthz(_: Request) -> Response:
 
 
 async def readyz(database: Database, _: Request) -> Response:
-    """200 where the database answers and its schema is current, else 503 with the reason."""
+    """200 where the database answers and its schema is current, else 503 with the kind of trouble; the log has more."""
     try:
         row = await database.row(SCHEMA_VERSION, {})
     except UnavailableError as error:
-        reason = database.away_because or str(error)
+        away = database.away_because
+        reason = f"The database {away}; the log says more." if away else str(error)
         raise UnavailableError("Not ready: the database does not serve us.", Problem("database", reason)) from error
     version = (row and row[0]) or 0
     if version < SCHEMA_VERSION_KNOWN:

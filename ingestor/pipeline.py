@@ -28,6 +28,7 @@ from ingestor.window import BrokerWindow
 from mqtt.connection import Connection
 from mqtt.errors import LinkLost
 from postgres.failures import FailureKind, failure_kind
+from postgres.trouble import NO_ANSWER, trouble_with
 from postgres.words import explain
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Pipeline:
         self._writing: Batch | None = None
         self._writing_since = 0.0
         self._problem: str | None = None
+        self._trouble = ""
         self._wake = asyncio.Event()
         self._stopping = False
         self._paused: Connection | None = None
@@ -110,6 +112,12 @@ class Pipeline:
         if self._problem is None and silence > SILENCE_SECONDS_MAX:
             return f"PostgreSQL at {self._database_label}: no answer to a batch for {silence:.0f} s"
         return self._problem
+
+    def database_trouble(self) -> str | None:
+        """The same in words that anybody may read."""
+        if self._problem is not None:
+            return self._trouble
+        return None if self.database_problem() is None else NO_ANSWER
 
     def receive(self, connection: Connection, packets: list[mqtt5.PublishPacket]) -> None:
         """Take a portion of messages; called by the connection as they arrive."""
@@ -308,7 +316,7 @@ class Pipeline:
             problem = f"{problem}; perhaps {self._sink.blocker}"
         if problem == self._problem:
             return
-        self._problem = problem
+        self._problem, self._trouble = problem, trouble_with(error)
         if kind == "fault":
             logger.error(
                 "%s; nothing is lost, but a person is needed: trying again every %d s at least",

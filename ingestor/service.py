@@ -43,6 +43,7 @@ from mqtt.link import Link, LinkOptions
 from mqtt.options import RECEIVE_MAXIMUM_MAX
 from postgres.connecting import connect
 from postgres.fitness import UnfitError
+from postgres.trouble import trouble_with
 from postgres.words import explain
 from telemetry.readings import PAYLOAD_BYTES_MAX
 from telemetry.topics import subscription_filter
@@ -213,10 +214,10 @@ class Ingestor:
             except UnfitError:
                 raise
             except psycopg.Error as error:
-                self._starting = explain(error, settings.database_label)
-                if self._starting != said:
-                    logger.warning("%s; waiting for it", self._starting)
-                    said = self._starting
+                self._starting = f"the database {trouble_with(error)}"
+                if (problem := explain(error, settings.database_label)) != said:
+                    logger.warning("%s; waiting for it", problem)
+                    said = problem
             await asyncio.sleep(DATABASE_RETRY_SECONDS)
 
     async def _until_clocks_agree(self) -> None:
@@ -251,9 +252,11 @@ class Ingestor:
         return self._link is not None and self._link.connection is not None
 
     def _problems(self) -> list[str]:
-        problems = [self._starting or self._clocks.problem(), self._pipeline.database_problem()]
+        """For /readyz, which strangers may ask: no address and no word of PostgreSQL's; the log has those."""
+        trouble = self._pipeline.database_trouble()
+        problems = [self._starting or self._clocks.problem(), None if trouble is None else f"the database {trouble}"]
         if self._starting is None and not self._is_connected():
-            problems.append(f"not connected to the broker at {self._settings.broker}")
+            problems.append("not connected to the broker")
         return [problem for problem in problems if problem is not None]
 
     @contextmanager
