@@ -146,6 +146,7 @@ class PostgresServer(Service):
             command += [f"--username={SUPERUSER}", "--auth-host=scram-sha-256", "--auth-local=reject"]
             # The builtin provider sorts the same on every system; without --encoding an unset LANG gives SQL_ASCII.
             command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+            command += [f"--set={name}={value}" for name, value in _shared_memory().items()]
             result = subprocess.run(
                 command,
                 cwd=draft,
