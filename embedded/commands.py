@@ -8,6 +8,7 @@ file: their contents are handed over in the environment, which only root and tha
 from __future__ import annotations
 
 import http.client
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from embedded.ports import LOOPBACK
 from embedded.service import Service
 
 PROBE_SECONDS = 1.0
+WORDS_MAX = 500
 ENV_FILE = Path(".env")
 
 
@@ -66,9 +68,24 @@ class WattlineCommand(Service):
             descriptors=household.interpreter.folders,
         )
 
+    def why_not_ready(self) -> str:
+        """The answer of its /readyz."""
+        status, answer = _ask(self._ready_port, "/readyz") if self._ready_port is not None else (0, "")
+        return f": {_in_words(answer)}" if status else ": it does not answer"
+
     def is_ready(self) -> bool:
         """Whether it does its work now."""
         return self.running and (self._ready_port is None or fetch(self._ready_port, "/readyz") is not None)
+
+
+def _in_words(answer: str) -> str:
+    """The texts of an error in our own JSON; any other answer as it is, in one line."""
+    try:
+        error = json.loads(answer)
+        texts = [error["message"], *(f"{item['field']} {item['message']}" for item in error.get("errors", ()))]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        texts = answer.split()
+    return " ".join(texts)[:WORDS_MAX]
 
 
 def _read_env_file(environment: Mapping[str, str]) -> dict[str, str]:
@@ -85,13 +102,18 @@ def _identity(account: Account) -> dict[str, str]:
 
 def fetch(port: int, path: str) -> str | None:
     """The body of a 200 from loopback; None for anything else, and where nobody answers."""
+    status, body = _ask(port, path)
+    return body if status == http.client.OK else None
+
+
+def _ask(port: int, path: str) -> tuple[int, str]:
+    """Status and body from loopback; 0 and nothing where nobody answers."""
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=PROBE_SECONDS)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
-        body = response.read().decode()
+        return response.status, response.read().decode()
     except (OSError, http.client.HTTPException, UnicodeDecodeError):
-        return None
+        return 0, ""
     finally:
         connection.close()
-    return body if response.status == http.client.OK else None

@@ -38,6 +38,10 @@ class Service(ABC):
     def is_ready(self) -> bool:
         """Whether it does its work now. Quick, and never raises."""
 
+    def why_not_ready(self) -> str:
+        """What it says about it itself, in words that follow "not ready"; nothing where it says nothing."""
+        return ""
+
     @property
     def pid(self) -> int | None:
         """The process id, also of one that has ended; None before the first launch."""
@@ -73,8 +77,9 @@ class Service(ABC):
             if not self.running:
                 raise EmbeddedError(self.why_it_ended())
             if time.monotonic() > deadline:
+                why = self.why_not_ready()
                 self.kill()
-                raise EmbeddedError(f"{self.label} was not ready within {seconds:.0f} s; see {self.log}")
+                raise EmbeddedError(f"{self.label} was not ready within {seconds:.0f} s{why}; see {self.log}")
             pause(PROBE_INTERVAL_SECONDS)
 
     def stop(self, timeout_seconds: float | None = None) -> None:
