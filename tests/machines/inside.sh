@@ -17,7 +17,7 @@ print(shown.stdout.split()[2])
 
 fail() {
     echo "inside.sh: $*" >&2
-    [ ! -f "$LOG" ] || tail -n 40 "$LOG" >&2
+    [ ! -f "$LOG" ] || tail -n 40 "$LOG" .wattline/logs/*.log >&2
     exit 1
 }
 
@@ -78,8 +78,8 @@ case "$1" in
         echo "UP_SECONDS=$seconds"
         [ "${MAY_RUN_AS_ROOT:-}" = yes ] || [ -z "$(runs_as_root)" ] || fail "runs as root: $(runs_as_root)"
         stop_up
-        echo "PYTHON=$(.venv/bin/python -c 'import platform; print(platform.python_version())')"
-        echo "MOSQUITTO=$(.venv/bin/python -c "$MOSQUITTO_VERSION")"
+        echo "PYTHON=$(.venv/bin/python -I -c 'import platform; print(platform.python_version())')"
+        echo "MOSQUITTO=$(env -u PYTHONHOME -u PYTHONPATH .venv/bin/python -c "$MOSQUITTO_VERSION")"
         ;;
     killed)
         start_up
