@@ -28,17 +28,18 @@ from analytics_api.database import Database
 from analytics_api.errors import EXCEPTION_HANDLERS
 from analytics_api.meters import MeterConvention
 from analytics_api.metrics import MeasuredApp, build_registry
+from config.http_room import Room
 from config.settings import Settings
 
 
-def create_app(settings: Settings, access: RulesInForce, *, connections_max: int) -> Starlette:
+def create_app(settings: Settings, access: RulesInForce, room: Room) -> Starlette:
     """The app; its lifespan opens database and broker link, which need not be there yet.
 
-    `connections_max`: as many are served at a time. Raises SettingsError for unusable certificate files.
+    `room` has the connections of the server that it runs on. Raises SettingsError for unusable certificate files.
     """
     database = Database(settings.database_conninfo, settings.database_label)
-    live = stream.Stream(database, listeners_max=stream.listeners_max(connections_max))
-    registry, http_metrics = build_registry(database)
+    live = stream.Stream(database, listeners_max=stream.listeners_max(room.most))
+    registry, http_metrics = build_registry(database, room)
     broker = gateway.Gateway(settings, registry)
     convention = MeterConvention.parse(settings.meter_id_convention)
 

@@ -1,4 +1,4 @@
-"""What the API counts: requests and their time by route, and the state of the connection pool.
+"""What the API counts: requests and their time by route, and the state of its connections to both sides.
 
 Labels are bounded: a route is its template, never the path that was asked for, and a method is one of the known.
 """
@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from analytics_api.database import Database
+from config.http_room import Room
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER_METHOD = "other"
@@ -105,9 +106,28 @@ class PoolMetrics(Collector):
             yield GaugeMetricFamily(f"wattline_api_pool_{name}", meaning, value=stats.get(key, 0))
 
 
-def build_registry(database: Database) -> tuple[CollectorRegistry, HttpMetrics]:
+class ConnectionMetrics(Collector):
+    """`wattline_http_connections...`, read from the server's room when somebody asks."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures of this moment."""
+        room = self._room
+        yield GaugeMetricFamily("wattline_http_connections", "open connections of clients", value=room.connections)
+        yield GaugeMetricFamily("wattline_http_connections_max", "as many are served at a time", value=room.most)
+        yield CounterMetricFamily(
+            "wattline_http_connections_refused",
+            "connections answered 503 for want of room",
+            value=room.turned_away_total,
+        )
+
+
+def build_registry(database: Database, room: Room) -> tuple[CollectorRegistry, HttpMetrics]:
     """A registry of its own, with the process's CPU, memory and file descriptors in it."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     registry.register(PoolMetrics(database))
+    registry.register(ConnectionMetrics(room))
     return registry, HttpMetrics(registry)

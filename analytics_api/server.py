@@ -62,7 +62,8 @@ def serve(load: Callable[[], Settings]) -> None:
     if most < LISTENERS_MAX:
         log.warning("only %d connections at a time: this process may open few files; raise `ulimit -n`", most)
     access = RulesInForce(AccessRules.of(settings, loopback_only=loopback_only))
-    app = create_app(settings, access, connections_max=most)
+    room = Room(most)
+    app = create_app(settings, access, room)
     config = bounded_config(
         EnvelopedApp(app),
         keepalive_seconds=settings.http_keepalive_seconds,
@@ -70,7 +71,7 @@ def serve(load: Callable[[], Settings]) -> None:
         lifespan="on",
         timeout_graceful_shutdown=STOP_SECONDS_MAX,
     )
-    server = _Server(config, Room(most))
+    server = _Server(config, room)
     server.rereading = rereading
     _run(server, sockets, settings)
 

@@ -8,6 +8,7 @@ wait as long as the setting says. What is refused here is refused in the contrac
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from http import HTTPStatus
 from typing import Any
@@ -26,6 +27,8 @@ HEAD_SECONDS_MAX = 10.0
 # For the head of one that is turned away; it takes the place of others who could be told.
 TURNED_AWAY_SECONDS_MAX = 2.0
 RETRY_AFTER_SECONDS = 2
+
+log = logging.getLogger(__name__)
 
 _AUTHORITY_END = re.compile(rb"[/?#]")
 _NOT_HTTP = (HTTPStatus.BAD_REQUEST, "This is not a valid HTTP request.")
@@ -59,8 +62,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the first head its time."""
         super().connection_made(transport)
-        now = self.loop.time()
-        self._turned_away = self._room is not None and not self._room.enter(self, now)
+        now, room = self.loop.time(), self._room
+        self._turned_away = room is not None and not room.enter(self, now)
+        if room is not None and self._turned_away and room.is_worth_a_line(now):
+            log.warning(
+                "all %d connections are in use, so new ones are answered 503; `ulimit -n` bounds them", room.most
+            )
         self._head_deadline = now + (TURNED_AWAY_SECONDS_MAX if self._turned_away else HEAD_SECONDS_MAX)
         self._close_at_deadline()
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 TURNED_AWAY_MAX = 32
 """Connections at a time that are only told to come back later."""
+COMPLAINT_SECONDS = 60.0
 FIRST_WORDS_SECONDS = 1.0
 """A connection that has said nothing for so long may have to leave."""
 
@@ -28,6 +29,8 @@ class Room:
 
     def __init__(self, most: int) -> None:
         self.most = most
+        self.turned_away_total = 0
+        self._quiet_until = 0.0
         self._new: dict[Guest, float] = {}  # since when, in the order of it
         self._kept: dict[Guest, None] = {}  # in the order in which they began to wait
         self._served: set[Guest] = set()
@@ -49,8 +52,16 @@ class Room:
                 if len(self._turned_away) >= TURNED_AWAY_MAX:
                     _dismiss_first(self._turned_away)
                 self._turned_away[guest] = None
+                self.turned_away_total += 1
                 return False
         self._new[guest] = now
+        return True
+
+    def is_worth_a_line(self, now: float) -> bool:
+        """Whether a person should be told that somebody was turned away: once a minute at most."""
+        if now < self._quiet_until:
+            return False
+        self._quiet_until = now + COMPLAINT_SECONDS
         return True
 
     def is_served(self, guest: Guest) -> None:

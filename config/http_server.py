@@ -24,7 +24,6 @@ ACCEPTED_AT_ONCE = 16
 """Connections taken before the loop does other work; those that have to leave for them are gone by then."""
 PAUSE_SECONDS = 0.1
 """After an accept that failed for want of something; what is missing may be back by then."""
-COMPLAINT_SECONDS = 60.0
 OWN_FILES = 80
 """Pool of database connections, broker link, files of the page, log, listening sockets, event loop."""
 CONNECTIONS_MAX = 10_000
@@ -71,7 +70,6 @@ class BoundedServer(uvicorn.Server):
         super().__init__(config)
         self._room = room
         self._listening: list[socket.socket] = []
-        self._quiet_until = 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then accept."""
@@ -130,8 +128,7 @@ class BoundedServer(uvicorn.Server):
         )
 
     def _complain(self, now: float, error: OSError) -> None:
-        if now >= self._quiet_until:
-            self._quiet_until = now + COMPLAINT_SECONDS
+        if self._room.is_worth_a_line(now):
             log.error(
                 "no connection can be taken for the moment (%d are open): %s", self._room.connections, error.strerror
             )

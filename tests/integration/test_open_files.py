@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import socket
 from collections.abc import Callable, Iterator
@@ -47,7 +48,8 @@ def answered(connection: socket.socket) -> bytes:
 @pytest.fixture
 def api(database_url: str, tmp_path: Path) -> Iterator[WattlineProcess]:
     prepare(database_url)
-    process = WattlineProcess("api", folder=tmp_path, open_files=FILES, DATABASE_URL=database_url)
+    settings = {"DATABASE_URL": database_url, "API_WRITE_LOOPBACK": "1"}
+    process = WattlineProcess("api", folder=tmp_path, open_files=FILES, **settings)
     process.start()
     process.wait_ready()
     yield process
@@ -78,12 +80,21 @@ def test_connections_that_ask_for_nothing_make_room(api: WattlineProcess, first_
         assert get_status(f"{api.http_url}/readyz") == 200
 
 
-def test_slow_bodies_do_not_take_every_place(api: WattlineProcess) -> None:
-    """They are being served, so those that come last are turned away, with an answer."""
-    slow = b"POST /v1/telemetry/meter HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nContent-Type: x\r\n\r\n"
-    with crowd(api.http_port, slow) as connections:
-        assert answered(connections[0]).startswith(b"HTTP/1.1 403 ")
+def test_slow_bodies_do_not_take_every_place_for_long(api: WattlineProcess) -> None:
+    """They are being served, so those that come last are turned away, with an answer; and a body has its time."""
+    head = b"POST /v1/telemetry/meter HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+    with crowd(api.http_port, head + b"Content-Type: application/json\r\n\r\n") as connections:
+        refusal = answered(connections[-1])
+        assert refusal.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: " in refusal
         wait_until(lambda: get_status(f"{api.http_url}/healthz") == 200, 30, "an answer")
+        assert answered(connections[0]).startswith(b"HTTP/1.1 408 ")
+    assert "new ones are answered 503" in api.output()
+    metrics = httpx.get(f"{api.http_url}/metrics").text
+    assert f"wattline_http_connections_max {connections_max(FILES):.1f}" in metrics
+    refused = re.search(r"^wattline_http_connections_refused_total (\d+)", metrics, re.MULTILINE)
+    assert refused is not None
+    assert int(refused[1]) > 0
 
 
 def test_strangers_at_the_metrics_leave_the_ingestor_its_files(

@@ -16,6 +16,7 @@ from analytics_api import openapi, schemas
 from analytics_api.access import AccessRules, RulesInForce
 from analytics_api.app import create_app
 from analytics_api.parameters import HOURS_MAX, LIMIT_MAX
+from config.http_room import Room
 from config.settings import Settings
 
 PAGE_FILES = "/api/"  # what the page at /api loads is no part of the API
@@ -24,7 +25,7 @@ PAGE_FILES = "/api/"  # what the page at /api loads is no part of the API
 @pytest.fixture(scope="module")
 def app() -> Starlette:
     access = RulesInForce(AccessRules.of(Settings(), loopback_only=True))
-    return create_app(Settings(), access, connections_max=100)
+    return create_app(Settings(), access, Room(100))
 
 
 @pytest.fixture(scope="module")
