@@ -122,4 +122,8 @@ def connect_blocking(conninfo: str, *, application_name: str = "wattline") -> Co
 
 def with_defaults(conninfo: str, **defaults: str | int) -> str:
     """The connection string with our timeouts, `defaults` instead of them, and what it says itself instead of both."""
-    return make_conninfo("", **(_DEFAULTS | defaults | conninfo_to_dict(conninfo)))
+    said = conninfo_to_dict(conninfo)
+    if "," in str(said.get("host", "")):
+        # Of several servers the first that answers may be a standby, and nothing could ever be written there.
+        defaults = {"target_session_attrs": "read-write", **defaults}
+    return make_conninfo("", **(_DEFAULTS | defaults | said))

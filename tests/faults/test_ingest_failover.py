@@ -81,7 +81,7 @@ def test_a_standby_takes_over(
     """Both are named from the start, the standby first: it is never written to before its time."""
     host = urlsplit(primary.url).hostname
     url = f"postgresql://postgres@{host}:{standby.port},{host}:{primary.port}/energy_db?passfile={primary.passfile}"
-    ingestor = start_ingestor(DATABASE_URL=f"{url}&target_session_attrs=read-write", FLUSH_INTERVAL_MS="50")
+    ingestor = start_ingestor(DATABASE_URL=url, FLUSH_INTERVAL_MS="50")
     with Load(publisher, 500) as load:
         load.wait_published(500)
         primary.kill()

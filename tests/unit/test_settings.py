@@ -265,7 +265,11 @@ def test_a_data_directory_that_is_named_has_a_running_up(elsewhere, monkeypatch)
         places()
 
 
-@pytest.mark.parametrize("pid", [999_999_999, os.getpid(), 1e400, 10**30, -1, "7", None])
+@pytest.mark.parametrize(
+    "pid",
+    [999_999_999, os.getpid(), 1e400, 10**30, -1, "7", None],
+    ids=["nobody", "somebody else", "infinite", "huge", "negative", "text", "none"],
+)
 def test_an_up_that_has_ended_answers_for_nothing(elsewhere, pid):
     """Also where its process id belongs to somebody else by now."""
     write_run(elsewhere / ".wattline", pid)
