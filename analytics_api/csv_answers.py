@@ -11,7 +11,6 @@ import asyncio
 import logging
 import re
 from collections.abc import Mapping
-from typing import LiteralString
 
 from psycopg.rows import TupleRow
 from starlette.requests import Request
@@ -51,9 +50,7 @@ class CsvAnswer(Response):
 
     media_type = CSV
 
-    def __init__(
-        self, database: Database, query: LiteralString, parameters: Mapping[str, object], record: Record
-    ) -> None:
+    def __init__(self, database: Database, query: bytes, parameters: Mapping[str, object], record: Record) -> None:
         super().__init__(headers={"Cache-Control": "no-store", **_VARIES})
         del self.headers["content-length"]  # nobody knows it before the end
         self._database = database

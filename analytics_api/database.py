@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import Any, LiteralString, Self, TypeVar
+from typing import Any, LiteralString, Self, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
@@ -68,7 +68,7 @@ _AWAY = "The database is away."
 _BUSY = "The database is too busy to answer in time."
 _STREAMS_TAKEN = f"{STREAMS_MAX} long answers are on their way already; that is as many as there may be at once."
 # The cursor and its fetches: 2,000 rows are 200 KB of CSV, and hold up the event loop for some 10 ms.
-_DECLARE: LiteralString = "DECLARE stream NO SCROLL CURSOR FOR "
+_DECLARE = b"DECLARE stream NO SCROLL CURSOR FOR "
 _FETCH: LiteralString = "FETCH 2000 FROM stream"
 _CONNECTION_ENDED = ("08", "57P")  # SQLSTATE: connection exceptions; shutdown, crash, start-up of the server
 _SCHEMA_MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName)
@@ -76,6 +76,8 @@ _SCHEMA_MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Query: TypeAlias = LiteralString | bytes
+"""A statement; bytes where it was rendered for a kind of reading (`Kind.sql`)."""
 
 
 class Outage:
@@ -158,18 +160,16 @@ class Database:
     async def __aexit__(self, *_: object) -> None:
         await self._pool.close(CLOSE_SECONDS_MAX)
 
-    async def row(self, query: LiteralString, parameters: Mapping[str, object]) -> TupleRow | None:
+    async def row(self, query: Query, parameters: Mapping[str, object]) -> TupleRow | None:
         """The only row that a reading query answers, or None. Raises UnavailableError, within ANSWER_SECONDS_MAX."""
         rows = await self.rows(query, parameters)
         return rows[0] if rows else None
 
-    async def rows(self, query: LiteralString, parameters: Mapping[str, object]) -> list[TupleRow]:
+    async def rows(self, query: Query, parameters: Mapping[str, object]) -> list[TupleRow]:
         """All rows that a reading query answers; the caller bounds their number. Raises as `row` does."""
         return await self._asked(lambda connection: _fetched_all(connection, query, parameters))
 
-    async def rows_in_time(
-        self, query: LiteralString, parameters: Mapping[str, object], seconds_max: float
-    ) -> list[TupleRow]:
+    async def rows_in_time(self, query: Query, parameters: Mapping[str, object], seconds_max: float) -> list[TupleRow]:
         """The same for a query that nobody waits for, so that it may take `seconds_max`."""
 
         async def ask(connection: Connection) -> list[TupleRow]:
@@ -192,7 +192,7 @@ class Database:
 
     @asynccontextmanager
     async def stream(
-        self, query: LiteralString, parameters: Mapping[str, object]
+        self, query: bytes, parameters: Mapping[str, object]
     ) -> AsyncIterator[AsyncIterator[list[TupleRow]]]:
         """All rows that a reading query answers, of one moment, some thousand at a time; memory holds no more.
 
@@ -211,7 +211,7 @@ class Database:
         finally:
             self._streams -= 1
 
-    async def _declared(self, query: LiteralString, parameters: Mapping[str, object], deadline: float) -> Connection:
+    async def _declared(self, query: bytes, parameters: Mapping[str, object], deadline: float) -> Connection:
         """A connection with the cursor open; `_released` ends it."""
         connection = await self._taken(deadline)
         try:
@@ -334,9 +334,7 @@ class Database:
         return UnavailableError("The database could not answer; it has been logged.")
 
 
-async def _fetched_all(
-    connection: Connection, query: LiteralString, parameters: Mapping[str, object]
-) -> list[TupleRow]:
+async def _fetched_all(connection: Connection, query: Query, parameters: Mapping[str, object]) -> list[TupleRow]:
     # Binary is quicker to read, and doubles come exactly as they are.
     cursor = await connection.cursor(binary=True).execute(query, parameters)
     return await cursor.fetchall()

@@ -10,20 +10,71 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import LiteralString
 
 from psycopg.rows import TupleRow
 
 from analytics_api.database import Database
 from analytics_api.efficiency import Efficiency
 from analytics_api.meters import MeterConvention
+from telemetry.kinds import METER, VEHICLE
 
+# What each device of a kind adds up to over the period. One device's hour of raw rows is asked for by its primary key,
+# the hour of all devices by ts alone, which the BRIN index answers: count(ingested_at), which is never null, keeps the
+# planner from walking through every device of the primary key instead (twice the time). The hour before the running one
+# has a branch of its own: it is the one that is not summed yet in the first seconds of an hour, and with constants for
+# its bounds it is read in parallel.
+TOTALS: LiteralString = """
+        SELECT {id}, {sums_of_hours}, sum(readings)::bigint AS readings
+        FROM (
+            SELECT {id}, {sums_of_hours}, sum(readings) AS readings
+            FROM {hourly}
+            WHERE hour >= %(start)s AND hour < %(running)s
+                AND hour <> ALL (ARRAY(SELECT DISTINCT hour FROM invalid WHERE kind = '{kind}'))
+            GROUP BY {id}
+            UNION ALL
+            SELECT {id}, {hours}, readings
+            FROM {hourly}
+            WHERE hour = ANY (ARRAY(SELECT DISTINCT hour FROM invalid_devices WHERE kind = '{kind}'))
+                AND ('{kind}', hour, {id}) NOT IN (SELECT kind, hour, device_id FROM invalid_devices)
+            UNION ALL
+            SELECT {id}, {sums}, count(ingested_at)
+            FROM {history}
+            WHERE ts >= %(running)s AND ts < %(end)s
+            GROUP BY {id}
+            UNION ALL
+            SELECT {id}, {sums}, count(ingested_at)
+            FROM {history}
+            WHERE ts >= %(previous)s AND ts < %(running)s
+                AND EXISTS (SELECT FROM invalid_hours WHERE kind = '{kind}' AND hour = %(previous)s)
+            GROUP BY {id}
+            UNION ALL
+            SELECT {id}, {hours}, readings
+            FROM invalid_hours
+            CROSS JOIN LATERAL (
+                SELECT {id}, {named_sums}, count(ingested_at) AS readings
+                FROM {history}
+                WHERE ts >= invalid_hours.hour AND ts < invalid_hours.hour + interval '1 hour'
+                GROUP BY {id}
+            ) AS raw
+            WHERE kind = '{kind}' AND hour < %(previous)s
+            UNION ALL
+            SELECT device_id, {hours}, readings
+            FROM invalid_devices
+            CROSS JOIN LATERAL (
+                SELECT {named_sums}, count(*) AS readings
+                FROM {history}
+                WHERE {id} = device_id
+                    AND ts >= invalid_devices.hour AND ts < invalid_devices.hour + interval '1 hour'
+            ) AS raw
+            WHERE kind = '{kind}'
+        ) AS hours
+        GROUP BY {id}"""
+
+# Vehicles and the meters that feed them: this statement is about pairs. {vehicles} and {meters} are TOTALS of each.
 # whole: what fed a vehicle during the whole period, which the totals of its meter answer. pieces: of every other link
 # the part of each hour; a full hour with right sums is read from them, the rest through the index of that meter.
-# One device's hour of raw rows is asked for by its primary key, the hour of all devices by ts alone, which the BRIN
-# index answers: count(ingested_at), which is never null, keeps the planner from walking through every device of the
-# primary key instead (twice the time). The hour before the running one has a branch of its own: it is the one that is
-# not summed yet in the first seconds of an hour, and with constants for its bounds it is read in parallel.
-FLEET = """
+PAIRS: LiteralString = """
     WITH invalid AS MATERIALIZED (
         SELECT DISTINCT kind, hour, device_id
         FROM hourly_invalidations
@@ -34,100 +85,8 @@ FLEET = """
         SELECT kind, hour, device_id
         FROM invalid
         WHERE device_id IS NOT NULL AND (kind, hour) NOT IN (SELECT kind, hour FROM invalid_hours)
-    ), vehicle_totals AS (
-        SELECT vehicle_id, sum(kwh) AS kwh, sum(temperature) AS temperature, sum(readings)::bigint AS readings
-        FROM (
-            SELECT vehicle_id, sum(kwh_delivered_dc) AS kwh, sum(battery_temp_sum) AS temperature,
-                sum(readings) AS readings
-            FROM vehicle_hourly
-            WHERE hour >= %(start)s AND hour < %(running)s
-                AND hour <> ALL (ARRAY(SELECT DISTINCT hour FROM invalid WHERE kind = 'vehicle'))
-            GROUP BY vehicle_id
-            UNION ALL
-            SELECT vehicle_id, kwh_delivered_dc, battery_temp_sum, readings
-            FROM vehicle_hourly
-            WHERE hour = ANY (ARRAY(SELECT DISTINCT hour FROM invalid_devices WHERE kind = 'vehicle'))
-                AND ('vehicle', hour, vehicle_id) NOT IN (SELECT kind, hour, device_id FROM invalid_devices)
-            UNION ALL
-            SELECT vehicle_id, sum(kwh_delivered_dc), sum(battery_temp), count(ingested_at)
-            FROM vehicle_readings_history
-            WHERE ts >= %(running)s AND ts < %(end)s
-            GROUP BY vehicle_id
-            UNION ALL
-            SELECT vehicle_id, sum(kwh_delivered_dc), sum(battery_temp), count(ingested_at)
-            FROM vehicle_readings_history
-            WHERE ts >= %(previous)s AND ts < %(running)s
-                AND EXISTS (SELECT FROM invalid_hours WHERE kind = 'vehicle' AND hour = %(previous)s)
-            GROUP BY vehicle_id
-            UNION ALL
-            SELECT raw.vehicle_id, raw.kwh, raw.temperature, raw.readings
-            FROM invalid_hours
-            CROSS JOIN LATERAL (
-                SELECT vehicle_id, sum(kwh_delivered_dc) AS kwh, sum(battery_temp) AS temperature,
-                    count(ingested_at) AS readings
-                FROM vehicle_readings_history
-                WHERE ts >= invalid_hours.hour AND ts < invalid_hours.hour + interval '1 hour'
-                GROUP BY vehicle_id
-            ) AS raw
-            WHERE kind = 'vehicle' AND hour < %(previous)s
-            UNION ALL
-            SELECT device_id, raw.kwh, raw.temperature, raw.readings
-            FROM invalid_devices
-            CROSS JOIN LATERAL (
-                SELECT sum(kwh_delivered_dc) AS kwh, sum(battery_temp) AS temperature, count(*) AS readings
-                FROM vehicle_readings_history
-                WHERE vehicle_id = device_id
-                    AND ts >= invalid_devices.hour AND ts < invalid_devices.hour + interval '1 hour'
-            ) AS raw
-            WHERE kind = 'vehicle'
-        ) AS hours
-        GROUP BY vehicle_id
-    ), meter_totals AS (
-        SELECT meter_id, sum(kwh) AS kwh, sum(readings)::bigint AS readings
-        FROM (
-            SELECT meter_id, sum(kwh_consumed_ac) AS kwh, sum(readings) AS readings
-            FROM meter_hourly
-            WHERE hour >= %(start)s AND hour < %(running)s
-                AND hour <> ALL (ARRAY(SELECT DISTINCT hour FROM invalid WHERE kind = 'meter'))
-            GROUP BY meter_id
-            UNION ALL
-            SELECT meter_id, kwh_consumed_ac, readings
-            FROM meter_hourly
-            WHERE hour = ANY (ARRAY(SELECT DISTINCT hour FROM invalid_devices WHERE kind = 'meter'))
-                AND ('meter', hour, meter_id) NOT IN (SELECT kind, hour, device_id FROM invalid_devices)
-            UNION ALL
-            SELECT meter_id, sum(kwh_consumed_ac), count(ingested_at)
-            FROM meter_readings_history
-            WHERE ts >= %(running)s AND ts < %(end)s
-            GROUP BY meter_id
-            UNION ALL
-            SELECT meter_id, sum(kwh_consumed_ac), count(ingested_at)
-            FROM meter_readings_history
-            WHERE ts >= %(previous)s AND ts < %(running)s
-                AND EXISTS (SELECT FROM invalid_hours WHERE kind = 'meter' AND hour = %(previous)s)
-            GROUP BY meter_id
-            UNION ALL
-            SELECT raw.meter_id, raw.kwh, raw.readings
-            FROM invalid_hours
-            CROSS JOIN LATERAL (
-                SELECT meter_id, sum(kwh_consumed_ac) AS kwh, count(ingested_at) AS readings
-                FROM meter_readings_history
-                WHERE ts >= invalid_hours.hour AND ts < invalid_hours.hour + interval '1 hour'
-                GROUP BY meter_id
-            ) AS raw
-            WHERE kind = 'meter' AND hour < %(previous)s
-            UNION ALL
-            SELECT device_id, raw.kwh, raw.readings
-            FROM invalid_devices
-            CROSS JOIN LATERAL (
-                SELECT sum(kwh_consumed_ac) AS kwh, count(*) AS readings
-                FROM meter_readings_history
-                WHERE meter_id = device_id
-                    AND ts >= invalid_devices.hour AND ts < invalid_devices.hour + interval '1 hour'
-            ) AS raw
-            WHERE kind = 'meter'
-        ) AS hours
-        GROUP BY meter_id
+    ), vehicle_totals AS ({vehicles}
+    ), meter_totals AS ({meters}
     ), links AS MATERIALIZED (
         SELECT vehicle_id, meter_id, greatest(valid_from, %(start)s) AS since, least(valid_to, %(end)s) AS until
         FROM vehicle_meter_links
@@ -155,7 +114,7 @@ FLEET = """
     ), fed AS (
         SELECT vehicle_id, sum(kwh) AS kwh, sum(readings)::bigint AS readings
         FROM (
-            SELECT vehicle_id, kwh, readings FROM whole JOIN meter_totals USING (meter_id)
+            SELECT vehicle_id, kwh_consumed_ac AS kwh, readings FROM whole JOIN meter_totals USING (meter_id)
             UNION ALL
             SELECT vehicle_id, kwh_consumed_ac, meter_hourly.readings
             FROM pieces
@@ -173,12 +132,14 @@ FLEET = """
         ) AS parts
         GROUP BY vehicle_id
     )
-    SELECT vehicle_id, coalesce(fed.kwh, 0), coalesce(vehicle_totals.kwh, 0),
-        vehicle_totals.temperature / nullif(vehicle_totals.readings, 0),
+    SELECT vehicle_id, coalesce(fed.kwh, 0), coalesce(vehicle_totals.kwh_delivered_dc, 0),
+        vehicle_totals.battery_temp_sum / nullif(vehicle_totals.readings, 0),
         coalesce(vehicle_totals.readings, 0), coalesce(fed.readings, 0)
     FROM vehicle_status
     LEFT JOIN vehicle_totals USING (vehicle_id)
     LEFT JOIN fed USING (vehicle_id)"""
+
+FLEET = PAIRS.format(vehicles=VEHICLE.sql(TOTALS).decode(), meters=METER.sql(TOTALS).decode()).encode()
 
 # A month of 10,000 vehicles takes some 4 s; whoever asks is told to come back, and finds it computed.
 FLEET_SECONDS_MAX = 20.0

@@ -1,4 +1,4 @@
-"""`POST /v1/telemetry/{meter|vehicle}`: readings over HTTP, handed to the broker.
+"""`POST /v1/telemetry/{kind}`: readings over HTTP, handed to the broker.
 
 202 means that the broker has the readings, for an ingestor that is subscribed; whatever else happens is an error, and
 sending the same readings again is harmless. Nothing is published unless everything in a request is valid.
@@ -19,7 +19,7 @@ from http import HTTPStatus
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
@@ -31,8 +31,8 @@ from analytics_api.errors import InvalidBodyError, Problem, UnavailableError
 from config.settings import Settings
 from mqtt.errors import LinkError, LinkRefused
 from mqtt.link import Link, LinkOptions
-from telemetry.readings import METER, VEHICLE, ReadingWindow, problems_of, timestamp_us, without_surplus
-from telemetry.topics import Kind, topic_of
+from telemetry.kinds import KINDS, Kind
+from telemetry.readings import PAYLOADS, ReadingWindow, problems_of, timestamp_us, without_surplus
 
 # The promise is 3 s; what remains is for the way back.
 PUBACK_SECONDS_MAX = 2.5
@@ -43,8 +43,6 @@ PROBLEMS_MAX = 1_000
 AT_A_TIME = 500
 # Some brokers take no more (AWS IoT Core: 128 KB).
 MESSAGE_BYTES_MAX = 75_000
-
-_ADAPTERS: dict[Kind, tuple[TypeAdapter[Any], str]] = {"meter": (METER, "meterId"), "vehicle": (VEHICLE, "vehicleId")}
 
 log = logging.getLogger(__name__)
 
@@ -118,10 +116,7 @@ class Gateway:
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
     """The routes of this module."""
-    return [
-        Route("/v1/telemetry/meter", partial(post_readings, gateway, "meter"), methods=["POST"]),
-        Route("/v1/telemetry/vehicle", partial(post_readings, gateway, "vehicle"), methods=["POST"]),
-    ]
+    return [Route(kind.route, partial(post_readings, gateway, kind), methods=["POST"]) for kind in KINDS]
 
 
 async def post_readings(gateway: Gateway, kind: Kind, request: Request) -> Response:
@@ -135,10 +130,10 @@ async def post_readings(gateway: Gateway, kind: Kind, request: Request) -> Respo
     problems, reading = _validated(kind, content, window)
     if problems:
         raise _invalid(problems)
-    id_field = _ADAPTERS[kind][1]
-    await gateway.publish([(topic_of(kind, reading[id_field]), to_json(reading))])
+    device_id = reading[kind.id_field]
+    await gateway.publish([(kind.topic_prefix + device_id, to_json(reading))])
     moment = datetime.fromisoformat(reading["timestamp"])
-    return _accepted("The broker has taken the reading.", {id_field: reading[id_field], "timestamp": timestamp(moment)})
+    return _accepted("The broker has taken the reading.", {kind.id_field: device_id, "timestamp": timestamp(moment)})
 
 
 async def _validated_array(kind: Kind, items: list[Any], window: ReadingWindow) -> list[dict[str, Any]]:
@@ -165,7 +160,7 @@ async def _validated_array(kind: Kind, items: list[Any], window: ReadingWindow) 
 def _validated(kind: Kind, item: object, window: ReadingWindow) -> tuple[list[Problem], dict[str, Any]]:
     """What is wrong with a reading, or the reading."""
     try:
-        reading: dict[str, Any] = _ADAPTERS[kind][0].validate_python(without_surplus(kind, item))
+        reading = PAYLOADS[kind.name].validate_python(without_surplus(kind.name, item))
     except ValidationError as error:
         return [Problem(field, message) for field, message in problems_of(error)], {}
     try:
@@ -182,12 +177,11 @@ async def _by_device(kind: Kind, readings: list[dict[str, Any]]) -> list[tuple[s
     sizes: Counter[str] = Counter()
 
     def finish(device_id: str) -> None:
-        messages.append((topic_of(kind, device_id), b"[" + b",".join(devices.pop(device_id)) + b"]"))
+        messages.append((kind.topic_prefix + device_id, b"[" + b",".join(devices.pop(device_id)) + b"]"))
         del sizes[device_id]
 
-    id_field = _ADAPTERS[kind][1]
     for index, reading in enumerate(readings):
-        device_id, encoded = reading[id_field], to_json(reading)
+        device_id, encoded = reading[kind.id_field], to_json(reading)
         if sizes[device_id] and sizes[device_id] + len(encoded) > MESSAGE_BYTES_MAX:
             finish(device_id)
         devices.setdefault(device_id, []).append(encoded)

@@ -1,4 +1,4 @@
-"""`GET /v1/telemetry/{meter|vehicle}/{id}/history`: the readings of one device in [from, to), newest first.
+"""`GET /v1/telemetry/{kind}/{id}/history`: the readings of one device in [from, to), newest first.
 
 `to` is now and `from` a day earlier where they are not given. A page goes on before the last moment of the page
 before; its cursor carries device and window, so the pages of a list belong together though "now" moves on.
@@ -22,24 +22,18 @@ from analytics_api.cursors import from_microseconds, microseconds, read_cursor, 
 from analytics_api.database import Database
 from analytics_api.errors import InvalidParameterError, UnknownDeviceError
 from analytics_api.parameters import HOURS_DEFAULT, HOURS_MAX, Window
-from analytics_api.records import METER_READING, VEHICLE_READING, Record
+from analytics_api.records import READING, Record
+from telemetry.kinds import KINDS, Kind
 from telemetry.readings import DeviceId
 
-METER_KNOWN = "SELECT FROM meter_status WHERE meter_id = %(device_id)s"
-VEHICLE_KNOWN = "SELECT FROM vehicle_status WHERE vehicle_id = %(device_id)s"
+# A device is known once a reading of it was stored, whatever the window holds.
+KNOWN: LiteralString = "SELECT FROM {status} WHERE {id} = %(device_id)s"
 
-# Null rows: no bound.
-METER_HISTORY = """
-    SELECT meter_id, kwh_consumed_ac, voltage, ts, ingested_at
-    FROM meter_readings_history
-    WHERE meter_id = %(device_id)s AND ts >= %(start)s AND ts < %(end)s
-    ORDER BY ts DESC
-    LIMIT %(rows)s::bigint"""
-
-VEHICLE_HISTORY = """
-    SELECT vehicle_id, soc, kwh_delivered_dc, battery_temp, ts, ingested_at
-    FROM vehicle_readings_history
-    WHERE vehicle_id = %(device_id)s AND ts >= %(start)s AND ts < %(end)s
+# The readings of one device in a window, newest first. Null rows: no bound.
+READINGS: LiteralString = """
+    SELECT {id}, {measures}, ts, ingested_at
+    FROM {history}
+    WHERE {id} = %(device_id)s AND ts >= %(start)s AND ts < %(end)s
     ORDER BY ts DESC
     LIMIT %(rows)s::bigint"""
 
@@ -48,15 +42,21 @@ VEHICLE_HISTORY = """
 class History:
     """The readings of a kind of device."""
 
-    kind: str
-    id_parameter: str
-    known: LiteralString
-    query: LiteralString
+    kind: Kind
+    known: bytes
+    query: bytes
     record: Record
 
+    @classmethod
+    def of(cls, kind: Kind) -> History:
+        """Rendered once, when the program starts."""
+        return cls(kind, kind.sql(KNOWN), kind.sql(READINGS), READING[kind.name])
 
-METERS = History("meter", "meterId", METER_KNOWN, METER_HISTORY, METER_READING)
-VEHICLES = History("vehicle", "vehicleId", VEHICLE_KNOWN, VEHICLE_HISTORY, VEHICLE_READING)
+    @property
+    def name(self) -> str:
+        """In its cursors."""
+        return f"{self.kind.name} history"
+
 
 _Moment = Annotated[int, Field(strict=True)]
 # Device, start and end of the window, the last reading of the page.
@@ -73,19 +73,16 @@ class Place:
 
 def routes(database: Database) -> list[BaseRoute]:
     """The routes of this module."""
-    return [
-        Route("/v1/telemetry/meter/{meterId}/history", partial(readings, database, METERS)),
-        Route("/v1/telemetry/vehicle/{vehicleId}/history", partial(readings, database, VEHICLES)),
-    ]
+    return [Route(f"{kind.device_route}/history", partial(readings, database, History.of(kind))) for kind in KINDS]
 
 
 async def readings(database: Database, history: History, request: Request) -> Response:
     """A page of readings; as CSV the whole window, where no `limit` says otherwise."""
-    device_id = parameters.device_id(request, history.id_parameter)
+    device_id = parameters.device_id(request, history.kind.id_field)
     limit = parameters.limit_given(request)
     place = _place(history, device_id, request)
     if await database.row(history.known, {"device_id": device_id}) is None:
-        raise UnknownDeviceError(f"No reading of {history.kind} {device_id} was ever stored; check the id.")
+        raise UnknownDeviceError(f"No reading of {history.kind.name} {device_id} was ever stored; check the id.")
     key = {"device_id": device_id, "start": place.window.start, "end": place.before}
     if prefers_csv(request):
         return CsvAnswer(database, history.query, {**key, "rows": limit}, history.record)
@@ -96,7 +93,7 @@ async def readings(database: Database, history: History, request: Request) -> Re
     next_cursor = None
     if len(rows) > limit:
         moments = (place.window.start, place.window.end, page[-1][-2])
-        next_cursor = write_cursor(_listing(history), (device_id, *map(microseconds, moments)))
+        next_cursor = write_cursor(history.name, (device_id, *map(microseconds, moments)))
     return page_answer([history.record.json(row) for row in page], next_cursor)
 
 
@@ -106,7 +103,7 @@ def _place(history: History, device_id: str, request: Request) -> Place:
     if cursor is None:
         window = _window(start, end, datetime.now(UTC))
         return Place(window, window.end)
-    owner, *numbers = read_cursor(_listing(history), _KEY, cursor)
+    owner, *numbers = read_cursor(history.name, _KEY, cursor)
     first, last, before = (from_microseconds(number) for number in numbers)  # type: ignore[arg-type]  # as _KEY says
     if owner != device_id or start not in (None, first) or end not in (None, last):
         raise InvalidParameterError("cursor", "belongs to another device or window")
@@ -124,7 +121,3 @@ def _window(start: datetime | None, end: datetime | None, now: datetime) -> Wind
     if end - start > timedelta(hours=HOURS_MAX):
         raise InvalidParameterError("from", f"must be at most {HOURS_MAX} hours before `to`")
     return Window(start, end)
-
-
-def _listing(history: History) -> str:
-    return f"{history.kind} history"

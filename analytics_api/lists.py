@@ -1,4 +1,4 @@
-"""`GET /v1/telemetry/{meter|vehicle}`: the newest reading of every device, or of those that have gone silent.
+"""`GET /v1/telemetry/{kind}`: the newest reading of every device, or of those that have gone silent.
 
 A page goes on after the last id of the page before, so no device comes twice and none is passed over, whatever
 arrives in between.
@@ -20,40 +20,36 @@ from analytics_api.csv_answers import CsvAnswer, page_answer, prefers_csv
 from analytics_api.cursors import read_cursor, write_cursor
 from analytics_api.database import Database
 from analytics_api.errors import InvalidParameterError
-from analytics_api.records import METER_STATUS, VEHICLE_STATUS, Record
+from analytics_api.records import STATUS, Record
+from telemetry.kinds import KINDS, Kind
 from telemetry.readings import DeviceId
 
 STALE_SECONDS_MAX = 366 * 86_400
 
+# The newest reading of every device, or of those without a sign of life for so long, from after a device on.
 # Null stale_seconds: all of them. Null rows: no bound.
-METERS = """
-    SELECT meter_id, kwh_consumed_ac, voltage, last_reading, last_updated
-    FROM meter_status
-    WHERE meter_id > %(after)s
+DEVICES: LiteralString = """
+    SELECT {id}, {measures}, last_reading, last_updated
+    FROM {status}
+    WHERE {id} > %(after)s
       AND last_updated < coalesce(now() - make_interval(secs => %(stale_seconds)s::float8), 'infinity')
-    ORDER BY meter_id
-    LIMIT %(rows)s::bigint"""
-
-VEHICLES = """
-    SELECT vehicle_id, soc, kwh_delivered_dc, battery_temp, last_reading, last_updated
-    FROM vehicle_status
-    WHERE vehicle_id > %(after)s
-      AND last_updated < coalesce(now() - make_interval(secs => %(stale_seconds)s::float8), 'infinity')
-    ORDER BY vehicle_id
+    ORDER BY {id}
     LIMIT %(rows)s::bigint"""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A list: the name in its cursors, its query, its record."""
+    """The list of a kind: the name in its cursors, its query, its record."""
 
     name: str
-    query: LiteralString
+    query: bytes
     record: Record
 
+    @classmethod
+    def of(cls, kind: Kind) -> Listing:
+        """Rendered once, when the program starts."""
+        return cls(kind.many, kind.sql(DEVICES), STATUS[kind.name])
 
-METER_LIST = Listing("meters", METERS, METER_STATUS)
-VEHICLE_LIST = Listing("vehicles", VEHICLES, VEHICLE_STATUS)
 
 _KEY: TypeAdapter[tuple[object, ...]] = TypeAdapter(
     tuple[Annotated[int, Field(strict=True, ge=0, le=STALE_SECONDS_MAX)] | None, DeviceId]
@@ -62,10 +58,7 @@ _KEY: TypeAdapter[tuple[object, ...]] = TypeAdapter(
 
 def routes(database: Database) -> list[BaseRoute]:
     """The routes of this module."""
-    return [
-        Route("/v1/telemetry/meter", partial(statuses, database, METER_LIST)),
-        Route("/v1/telemetry/vehicle", partial(statuses, database, VEHICLE_LIST)),
-    ]
+    return [Route(kind.route, partial(statuses, database, Listing.of(kind))) for kind in KINDS]
 
 
 async def statuses(database: Database, listing: Listing, request: Request) -> Response:

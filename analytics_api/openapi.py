@@ -1,4 +1,4 @@
-"""`GET /openapi.json`: the API described by itself, in OpenAPI 3.1, from the models of `analytics_api.schemas`.
+"""`GET /openapi.json`: the API described by itself, in OpenAPI 3.1, from its models (`schemas`, `kind_schemas`).
 
 OPERATIONS is the whole of it: a line for each thing that can be asked. Limits and patterns come from the modules that
 check them, never from numbers written here. Built once, at start.
@@ -23,9 +23,11 @@ from analytics_api import schemas
 from analytics_api.cursors import CURSOR_CHARACTERS_MAX
 from analytics_api.errors import RETRY_AFTER_SECONDS
 from analytics_api.fleet import ORDERS, SORTS
+from analytics_api.kind_schemas import MODELS
 from analytics_api.links import LinkBody
 from analytics_api.lists import STALE_SECONDS_MAX
 from analytics_api.parameters import HOURS_DEFAULT, HOURS_MAX, LIMIT_DEFAULT, LIMIT_MAX
+from telemetry.kinds import KINDS, VEHICLE, Kind
 from telemetry.readings import DeviceId, Timestamp
 
 JSON, CSV, HTML, TEXT, EVENTS = "application/json", "text/csv", "text/html", "text/plain", "text/event-stream"
@@ -61,8 +63,6 @@ class Operation:
     example: object = None
 
 
-METER_ID = Parameter("meterId", TypeAdapter(DeviceId).json_schema(), "The meter", "path")
-VEHICLE_ID = Parameter("vehicleId", TypeAdapter(DeviceId).json_schema(), "The vehicle", "path")
 _MOMENT = TypeAdapter(Timestamp).json_schema()
 _WHOLE = {"type": "integer", "minimum": 1}
 HOURS = Parameter("hours", {**_WHOLE, "maximum": HOURS_MAX, "default": HOURS_DEFAULT}, "How many hours are counted")
@@ -89,14 +89,6 @@ STALE = Parameter(
 SORT = Parameter("sort", {"enum": list(SORTS), "default": next(iter(SORTS))}, "What the table is sorted by")
 ORDER = Parameter("order", {"enum": list(ORDERS), "default": ORDERS[0]}, "Rising or falling; who has no value is last")
 
-_METER_TIME = {"meterId": "METER-001", "kwhConsumedAc": 0.1834, "voltage": 238.4, "timestamp": "2026-01-31T14:00:00Z"}
-_VEHICLE_TIME = {
-    "vehicleId": "VEH-001",
-    "soc": 75,
-    "kwhDeliveredDc": 0.1544,
-    "batteryTemp": 31.5,
-    "timestamp": "2026-01-31T14:00:00Z",
-}
 _LINK = {"meterId": "METER-001", "validFrom": "2026-01-31T14:00:00Z"}
 
 _READ = (503,)
@@ -105,42 +97,52 @@ _WRITE = (408, 413, 415, 503)
 _CSV = "A header line with the JSON names, then a line for each row"
 _EVENTS = "Events `fleet` (once a second), `problem` and `skipped`, each with JSON in `data`; it does not end"
 
-METER, VEHICLE = "/v1/telemetry/meter", "/v1/telemetry/vehicle"
 TELEMETRY, ANALYTICS, LINKS, SERVICE = "Telemetry", "Analytics", "Links", "Service"
 
+
+def _device(kind: Kind) -> Parameter:
+    return Parameter(kind.id_field, TypeAdapter(DeviceId).json_schema(), f"The {kind.name}", "path")
+
+
+def _hand_in(kind: Kind) -> Operation:
+    models = MODELS[kind.name]
+    return Operation(
+        "post", kind.route, TELEMETRY, f"Hand in readings of {kind.many}", {JSON: models.accepted},
+        body=models.readings, status=202, errors=_WRITE, example=kind.example,
+    )  # fmt: skip
+
+
+def _list(kind: Kind) -> Operation:
+    answers: dict[str, Body] = {JSON: MODELS[kind.name].status_page, CSV: _CSV}
+    return Operation(
+        "get", kind.route, TELEMETRY, f"The newest reading of every {kind.name}", answers,
+        (STALE, LIMIT, CURSOR), errors=_READ,
+    )  # fmt: skip
+
+
+def _status(kind: Kind) -> Operation:
+    return Operation(
+        "get", f"{kind.device_route}/status", TELEMETRY, f"{kind.one.capitalize()}'s newest reading",
+        {JSON: MODELS[kind.name].status_answer}, (_device(kind),), errors=_READ_ONE,
+    )  # fmt: skip
+
+
+def _history(kind: Kind) -> Operation:
+    answers: dict[str, Body] = {JSON: MODELS[kind.name].reading_page, CSV: _CSV}
+    return Operation(
+        "get", f"{kind.device_route}/history", TELEMETRY, f"{kind.one.capitalize()}'s readings, newest first", answers,
+        (_device(kind), FROM, TO, LIMIT, CURSOR), errors=_READ_ONE,
+    )  # fmt: skip
+
+
+# A vehicle and the meter that feeds it: these are about pairs.
+VEHICLE_ID = _device(VEHICLE)
+
 OPERATIONS: tuple[Operation, ...] = (
-    Operation(
-        "post", METER, TELEMETRY, "Hand in readings of meters", {JSON: schemas.MeterAccepted},
-        body=schemas.MeterReadings, status=202, errors=_WRITE, example=_METER_TIME,
-    ),
-    Operation(
-        "post", VEHICLE, TELEMETRY, "Hand in readings of vehicles", {JSON: schemas.VehicleAccepted},
-        body=schemas.VehicleReadings, status=202, errors=_WRITE, example=_VEHICLE_TIME,
-    ),
-    Operation(
-        "get", METER, TELEMETRY, "The newest reading of every meter", {JSON: schemas.MeterStatusPage, CSV: _CSV},
-        (STALE, LIMIT, CURSOR), errors=_READ,
-    ),
-    Operation(
-        "get", VEHICLE, TELEMETRY, "The newest reading of every vehicle", {JSON: schemas.VehicleStatusPage, CSV: _CSV},
-        (STALE, LIMIT, CURSOR), errors=_READ,
-    ),
-    Operation(
-        "get", METER + "/{meterId}/status", TELEMETRY, "A meter's newest reading", {JSON: schemas.MeterStatusAnswer},
-        (METER_ID,), errors=_READ_ONE,
-    ),
-    Operation(
-        "get", VEHICLE + "/{vehicleId}/status", TELEMETRY, "A vehicle's newest reading",
-        {JSON: schemas.VehicleStatusAnswer}, (VEHICLE_ID,), errors=_READ_ONE,
-    ),
-    Operation(
-        "get", METER + "/{meterId}/history", TELEMETRY, "A meter's readings, newest first",
-        {JSON: schemas.MeterReadingPage, CSV: _CSV}, (METER_ID, FROM, TO, LIMIT, CURSOR), errors=_READ_ONE,
-    ),
-    Operation(
-        "get", VEHICLE + "/{vehicleId}/history", TELEMETRY, "A vehicle's readings, newest first",
-        {JSON: schemas.VehicleReadingPage, CSV: _CSV}, (VEHICLE_ID, FROM, TO, LIMIT, CURSOR), errors=_READ_ONE,
-    ),
+    *map(_hand_in, KINDS),
+    *map(_list, KINDS),
+    *map(_status, KINDS),
+    *map(_history, KINDS),
     Operation(
         "get", "/v1/stream", TELEMETRY, "The fleet, live", {EVENTS: _EVENTS}, errors=_READ,
     ),

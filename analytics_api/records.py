@@ -1,17 +1,18 @@
-"""A row of the database as clients see it: an object of JSON, or a line of CSV. The names stand here and nowhere else.
+"""A row of the database as clients see it: an object of JSON, or a line of CSV. The names are those of the kind.
 
 Every record of a device has the same layout: its id, its measured values, two moments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
 from psycopg.rows import TupleRow
 
 from analytics_api.answers import number, timestamp
+from telemetry.kinds import KINDS, Kind
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,11 @@ class Record:
     """The names of a record's fields, in the order of the columns that its query reads."""
 
     names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, kind: Kind, first: str, second: str) -> Record:
+        """A record of a kind, with the names of its two moments."""
+        return cls((kind.id_field, *(measure.name for measure in kind.measures), first, second))
 
     def json(self, row: TupleRow) -> dict[str, object]:
         """The object of one row."""
@@ -40,10 +46,9 @@ class Record:
         return "".join(lines).encode()
 
 
-METER_STATUS = Record(("meterId", "kwhConsumedAc", "voltage", "lastReading", "lastUpdated"))
-VEHICLE_STATUS = Record(("vehicleId", "soc", "kwhDeliveredDc", "batteryTemp", "lastReading", "lastUpdated"))
-METER_READING = Record(("meterId", "kwhConsumedAc", "voltage", "timestamp", "ingestedAt"))
-VEHICLE_READING = Record(("vehicleId", "soc", "kwhDeliveredDc", "batteryTemp", "timestamp", "ingestedAt"))
+STATUS: Mapping[str, Record] = {kind.name: Record.of(kind, "lastReading", "lastUpdated") for kind in KINDS}
+READING: Mapping[str, Record] = {kind.name: Record.of(kind, "timestamp", "ingestedAt") for kind in KINDS}
+"""By the name of the kind."""
 
 
 def _decimal(value: float) -> str:

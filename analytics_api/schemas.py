@@ -1,19 +1,18 @@
 """The answers of the API as models: what /openapi.json describes, and what tests hold the answers against.
 
-Nothing here runs while a request is answered; the modules of the routes build their answers themselves. A field that
-no model names is an error of the API, never of the client, so every model refuses it.
+Those about one kind of reading are made in `analytics_api.kind_schemas`; those here that name vehicle and meter are
+about pairs of them. Nothing here runs while a request is answered; the modules of the routes build their answers
+themselves. A field that no model names is an error of the API, never of the client, so every model refuses it.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from analytics_api.parameters import LIMIT_MAX
-from analytics_api.stream import CHANGED_MAX
-from telemetry.kinds import METER, VEHICLE
-from telemetry.readings import DeviceId, payload_type
+from telemetry.readings import DeviceId
 
 Moment = Annotated[
     str,
@@ -61,48 +60,6 @@ class Period(Exact):
     end: Moment
 
 
-class MeterStatus(Exact):
-    """A meter's newest reading: AC energy (kWh) since the reading before it, voltage (V)."""
-
-    meterId: DeviceId  # noqa: N815 - the contract's names, here and below
-    kwhConsumedAc: Measured  # noqa: N815
-    voltage: Measured
-    lastReading: Moment  # noqa: N815
-    lastUpdated: Moment  # noqa: N815
-
-
-class VehicleStatus(Exact):
-    """A vehicle's newest reading: state of charge (%), DC energy (kWh), battery temperature (°C)."""
-
-    vehicleId: DeviceId  # noqa: N815
-    soc: Measured
-    kwhDeliveredDc: Measured  # noqa: N815
-    batteryTemp: Measured  # noqa: N815
-    lastReading: Moment  # noqa: N815
-    lastUpdated: Moment  # noqa: N815
-
-
-class MeterReading(Exact):
-    """A stored reading of a meter."""
-
-    meterId: DeviceId  # noqa: N815
-    kwhConsumedAc: Measured  # noqa: N815
-    voltage: Measured
-    timestamp: Moment
-    ingestedAt: Moment  # noqa: N815
-
-
-class VehicleReading(Exact):
-    """A stored reading of a vehicle."""
-
-    vehicleId: DeviceId  # noqa: N815
-    soc: Measured
-    kwhDeliveredDc: Measured  # noqa: N815
-    batteryTemp: Measured  # noqa: N815
-    timestamp: Moment
-    ingestedAt: Moment  # noqa: N815
-
-
 class ReadingsCount(Exact):
     """How many readings the totals are made of."""
 
@@ -144,36 +101,10 @@ class Fleet(Exact):
     period: Period
 
 
-class FleetEvent(Exact):
-    """The `data` of an event `fleet` of the stream: the fleet, and the devices that changed."""
-
-    time: Moment
-    totalMeters: Count  # noqa: N815
-    totalVehicles: Count  # noqa: N815
-    silentDevices: Count  # noqa: N815
-    meters: Annotated[list[MeterStatus], Field(max_length=CHANGED_MAX)]
-    vehicles: Annotated[list[VehicleStatus], Field(max_length=CHANGED_MAX)]
-    more: Annotated[int, Field(ge=0, description="changed devices that are not in this event")]
-
-
 class Accepted(Exact):
     """What the broker has taken of an array."""
 
     accepted: Annotated[int, Field(ge=1)]
-
-
-class MeterTaken(Exact):
-    """The reading that the broker has taken."""
-
-    meterId: DeviceId  # noqa: N815
-    timestamp: Moment
-
-
-class VehicleTaken(Exact):
-    """The reading that the broker has taken."""
-
-    vehicleId: DeviceId  # noqa: N815
-    timestamp: Moment
 
 
 class MeterLink(Exact):
@@ -204,32 +135,10 @@ class Success(Exact):
     success: Literal[True]
 
 
-class MeterStatusAnswer(Success):
-    data: MeterStatus
+class Page(Success):
+    """A page of a list."""
 
-
-class VehicleStatusAnswer(Success):
-    data: VehicleStatus
-
-
-class _Page(Success):
     nextCursor: NextCursor | None  # noqa: N815
-
-
-class MeterStatusPage(_Page):
-    data: Annotated[list[MeterStatus], Field(max_length=LIMIT_MAX)]
-
-
-class VehicleStatusPage(_Page):
-    data: Annotated[list[VehicleStatus], Field(max_length=LIMIT_MAX)]
-
-
-class MeterReadingPage(_Page):
-    data: Annotated[list[MeterReading], Field(max_length=LIMIT_MAX)]
-
-
-class VehicleReadingPage(_Page):
-    data: Annotated[list[VehicleReading], Field(max_length=LIMIT_MAX)]
 
 
 class MeterLinkAnswer(Success):
@@ -241,7 +150,7 @@ class MeterLinkList(Success):
     data: list[MeterLink]
 
 
-class FleetVehiclePage(_Page):
+class FleetVehiclePage(Page):
     period: Period
     data: Annotated[list[FleetVehicle], Field(max_length=LIMIT_MAX)]
 
@@ -254,32 +163,9 @@ class FleetAnswer(Success):
     data: Fleet
 
 
-class MeterAccepted(Success):
-    message: str
-    data: MeterTaken | Accepted
-
-
-class VehicleAccepted(Success):
-    message: str
-    data: VehicleTaken | Accepted
-
-
 class AliveAnswer(Success):
     data: Alive
 
 
 class ReadyAnswer(Success):
     data: Ready
-
-
-_METER_PAYLOAD: Any = payload_type(METER)
-_VEHICLE_PAYLOAD: Any = payload_type(VEHICLE)
-_SEVERAL = Field(min_length=1)  # and as many as fit into a body
-
-
-class MeterReadings(RootModel[_METER_PAYLOAD | Annotated[list[_METER_PAYLOAD], _SEVERAL]]):
-    """One reading of a meter, or several of any meters: all are taken or none."""
-
-
-class VehicleReadings(RootModel[_VEHICLE_PAYLOAD | Annotated[list[_VEHICLE_PAYLOAD], _SEVERAL]]):
-    """One reading of a vehicle, or several of any vehicles: all are taken or none."""

@@ -1,8 +1,9 @@
-"""`GET /v1/telemetry/{meter|vehicle}/{id}/status`: the newest reading of one device."""
+"""`GET /v1/telemetry/{kind}/{id}/status`: the newest reading of one device."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import LiteralString
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,40 +13,28 @@ from analytics_api.answers import answer
 from analytics_api.database import Database
 from analytics_api.errors import UnknownDeviceError
 from analytics_api.parameters import device_id
-from analytics_api.records import METER_STATUS, VEHICLE_STATUS
+from analytics_api.records import STATUS, Record
+from telemetry.kinds import KINDS, Kind
 
-METER = """
-    SELECT meter_id, kwh_consumed_ac, voltage, last_reading, last_updated
-    FROM meter_status
-    WHERE meter_id = %(meter_id)s"""
-
-VEHICLE = """
-    SELECT vehicle_id, soc, kwh_delivered_dc, battery_temp, last_reading, last_updated
-    FROM vehicle_status
-    WHERE vehicle_id = %(vehicle_id)s"""
+# The newest reading of one device.
+NEWEST: LiteralString = """
+    SELECT {id}, {measures}, last_reading, last_updated
+    FROM {status}
+    WHERE {id} = %(device_id)s"""
 
 
 def routes(database: Database) -> list[BaseRoute]:
     """The routes of this module."""
     return [
-        Route("/v1/telemetry/meter/{meterId}/status", partial(meter_status, database)),
-        Route("/v1/telemetry/vehicle/{vehicleId}/status", partial(vehicle_status, database)),
+        Route(f"{kind.device_route}/status", partial(status, database, kind, kind.sql(NEWEST), STATUS[kind.name]))
+        for kind in KINDS
     ]
 
 
-async def meter_status(database: Database, request: Request) -> Response:
-    """AC energy (kWh) and voltage (V) of a meter's newest reading."""
-    meter_id = device_id(request, "meterId")
-    row = await database.row(METER, {"meter_id": meter_id})
+async def status(database: Database, kind: Kind, newest: bytes, record: Record, request: Request) -> Response:
+    """What a device measured last, and when; `newest` is the kind's statement."""
+    device = device_id(request, kind.id_field)
+    row = await database.row(newest, {"device_id": device})
     if row is None:
-        raise UnknownDeviceError(f"No reading of meter {meter_id} was ever stored; check the id.")
-    return answer(METER_STATUS.json(row))
-
-
-async def vehicle_status(database: Database, request: Request) -> Response:
-    """State of charge (%), DC energy (kWh) and battery temperature (°C) of a vehicle's newest reading."""
-    vehicle_id = device_id(request, "vehicleId")
-    row = await database.row(VEHICLE, {"vehicle_id": vehicle_id})
-    if row is None:
-        raise UnknownDeviceError(f"No reading of vehicle {vehicle_id} was ever stored; check the id.")
-    return answer(VEHICLE_STATUS.json(row))
+        raise UnknownDeviceError(f"No reading of {kind.name} {device} was ever stored; check the id.")
+    return answer(record.json(row))

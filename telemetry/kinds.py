@@ -63,6 +63,11 @@ class Kind:
         return self.name.capitalize()
 
     @property
+    def one(self) -> str:
+        """For people: `a meter`."""
+        return f"{'an' if self.name[0] in 'aeio' else 'a'} {self.name}"
+
+    @property
     def id_field(self) -> str:
         """In JSON and in paths: `meterId`."""
         return f"{self.name}Id"
@@ -93,9 +98,19 @@ class Kind:
         return f"/{TOPIC_ROOT}/{self.name}"
 
     @property
+    def device_route(self) -> str:
+        """Where HTTP asks for one of its devices: `/v1/telemetry/meter/{meterId}`; what is asked for follows."""
+        return f"{self.route}/{{{self.id_field}}}"
+
+    @property
     def topic_prefix(self) -> str:
         """What its topics begin with; the device's id follows."""
         return f"{TOPIC_ROOT}/{self.name}/"
+
+    @property
+    def total_field(self) -> str:
+        """How many devices there are, in the stream's JSON: `totalMeters`."""
+        return f"total{self.many.capitalize()}"
 
     @property
     def example_id(self) -> str:
@@ -140,6 +155,7 @@ class Kind:
             "hours": ", ".join(hours),
             "sums": ", ".join(sums),
             "named_sums": ", ".join(f"{text} AS {column}" for text, column in zip(sums, hours, strict=True)),
+            "sums_of_hours": ", ".join(f"sum({column}) AS {column}" for column in hours),
             "newer_hours": ", ".join(f"{column} = excluded.{column}" for column in hours),
         }
 
@@ -157,6 +173,7 @@ SQL_NAMES: Mapping[str, str] = {
     "hours": "the columns of the hourly sums",
     "sums": "the sums over readings that these columns hold",
     "named_sums": "the sums, named like the columns",
+    "sums_of_hours": "the sums over hours, named like the columns",
     "newer_hours": "for DO UPDATE SET: each hourly sum from excluded",
 }
 """What a template may name in braces, with what it becomes."""

@@ -19,11 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from analytics_api import csv_answers, history
+from analytics_api import csv_answers
 from analytics_api.cursors import microseconds, write_cursor
 from analytics_api.database import STREAMS_MAX
 from analytics_api.database import Database as ApiDatabase
-from analytics_api.records import METER_READING
+from analytics_api.history import History
+from telemetry.kinds import KINDS, METER
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
 from tests.processes import WattlineProcess
@@ -284,24 +285,21 @@ def test_a_reader_that_takes_nothing_is_cut(database_url, monkeypatch):
     async def receive() -> Any:
         await asyncio.Event().wait()
 
+    meters = History.of(METER)
+
     async def run() -> None:
         async with ApiDatabase(database_url, "test") as database:
-            await csv_answers.CsvAnswer(database, history.METER_HISTORY, window, METER_READING)(scope, receive, send)
+            await csv_answers.CsvAnswer(database, meters.query, window, meters.record)(scope, receive, send)
             await wait_until_async(lambda: not streaming_backends(database_url), what="the connection to be given back")
 
     asyncio.run(run())
     assert cut == [True]
 
 
-@pytest.mark.parametrize(
-    ("query", "table"),
-    [
-        (history.METER_HISTORY, "meter_readings_history"),
-        (history.VEHICLE_HISTORY, "vehicle_readings_history"),
-    ],
-)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
-def test_plans_read_the_primary_keys_of_the_partitions_in_the_window(postgres_server, query, table, plan):
+def test_plans_read_the_primary_keys_of_the_partitions_in_the_window(postgres_server, kind, plan):
+    query, table = History.of(kind).query.decode(), kind.history
     days = [datetime(2026, 5, 1, tzinfo=UTC) + timedelta(days=n) for n in range(10)]
     prepared = query % {"device_id": "$1", "start": "$2", "end": "$3", "rows": "$4"}
     with prepared_database(postgres_server) as url, psycopg.connect(url, autocommit=True) as connection:

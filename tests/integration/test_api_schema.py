@@ -23,7 +23,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from schemathesis import Case, GenerationMode
 from schemathesis.config import SchemathesisConfig
 
-from analytics_api import openapi, schemas
+from analytics_api import kind_schemas, openapi
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database, new_broker
 from tests.devices import meter_reading
@@ -162,5 +162,5 @@ def test_an_event_of_the_stream_is_as_described(api: WattlineProcess) -> None:
         described = DOCUMENT["paths"]["/v1/stream"]["get"]["responses"]["200"]["content"]
         assert answer.headers["content-type"].partition(";")[0] in described
         data = next(line for line in answer.iter_lines() if line.startswith("data: "))
-    event = schemas.FleetEvent.model_validate_json(data.removeprefix("data: "))
+    event = kind_schemas.FleetEvent.model_validate_json(data.removeprefix("data: "))
     assert event.totalMeters == event.totalVehicles == DEVICES

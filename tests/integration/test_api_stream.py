@@ -156,7 +156,7 @@ def _is_quiet(url: str) -> bool:
     with psycopg.connect(url) as connection:
         found = connection.execute(
             "SELECT bool_and(query_start < clock_timestamp() - interval '1.5 s') FROM pg_stat_activity"
-            " WHERE application_name = 'wattline api' AND datname = current_database() AND query LIKE '%fleet%'"
+            " WHERE application_name = 'wattline api' AND datname = current_database() AND query LIKE '%AS numbers%'"
         ).fetchone()
         return found is not None and found[0] is not False
 

@@ -10,6 +10,7 @@ import pytest
 
 from analytics_api.errors import InvalidBodyError
 from analytics_api.gateway import _by_device, _validated_array
+from telemetry.kinds import METER
 from telemetry.readings import ReadingWindow, is_overfull, without_surplus
 from tests.devices import meter_reading
 
@@ -36,7 +37,7 @@ async def held_up_seconds(items: list[object]) -> float:
     async def work() -> None:
         nonlocal done
         try:
-            await _by_device("meter", await _validated_array("meter", items, WINDOW))
+            await _by_device(METER, await _validated_array(METER, items, WINDOW))
         except InvalidBodyError as error:
             assert error.problems  # noqa: PT017 - both ends are fine
         done = True
