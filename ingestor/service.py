@@ -20,6 +20,7 @@ import psycopg
 
 from config.settings import Settings
 from ingestor.batch import FlushPolicy
+from ingestor.broker_watch import BrokerWatch
 from ingestor.clock_watch import ClockWatch
 from ingestor.clocks import Clocks
 from ingestor.decode import Decoder
@@ -137,11 +138,13 @@ class Ingestor:
 
     async def _ingest(self, before: Remembered) -> bool:
         settings, pipeline = self._settings, self._pipeline
+        broker_watch = BrokerWatch(self._link_options, self.metrics.registry)
         self._link = link = Link(
             self._link_options,
             subscribe=[subscription_filter(settings.mqtt_share_group)],
             unsubscribe=before.old_filters,
             known_to_broker=before.seen_before,
+            before_connect=broker_watch.introduce,
             on_publish=pipeline.receive,
             on_reconnect=self.metrics.reconnected,
             on_session_lost=self.metrics.session_lost,
@@ -151,12 +154,13 @@ class Ingestor:
         linked = asyncio.create_task(link.run(), name="link")
         flushing = asyncio.create_task(pipeline.run(), name="flush")
         watching = asyncio.create_task(self._watch.run(), name="clocks")
+        counting = asyncio.create_task(broker_watch.run(link), name="the broker's counts")
         stopping = asyncio.create_task(self._stopped.wait(), name="stop")
         chores = [
             asyncio.create_task(self._keep_doing(chore), name=f"chore {chore.name}")
             for chore in all_chores(settings, self.metrics, self._clocks, self._bound, self._is_connected)
         ]
-        tasks = [linked, flushing, watching, stopping, *chores]
+        tasks = [linked, flushing, watching, counting, stopping, *chores]
         try:
             await asyncio.wait({linked, flushing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             pipeline.stop(link.connection)

@@ -38,8 +38,9 @@ logger = logging.getLogger(__name__)
 SILENT_PINGS_MAX = 2
 # A reason code from here on is a failure (MQTT 5, section 2.4).
 FAILURE_CODES = 0x80
-# What a SUBACK to our one filter may say.
+# What a SUBACK to our one filter may say, from what was asked for upwards.
 ENOUGH = (
+    [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_MOST_ONCE],
     [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE],
     [mqtt5.SubAckReasonCode.GRANTED_QOS_EXACTLY_ONCE],
 )
@@ -151,18 +152,18 @@ class Connection(asyncio.Protocol):
         """Wait for the end; the result says why it ended."""
         return await asyncio.shield(self._closed)
 
-    async def subscribe(self, topic_filter: str) -> None:
-        """Subscribe with QoS 1; retained messages come only if the subscription is new. Raises LinkError."""
+    async def subscribe(self, topic_filter: str, *, qos: int = 1) -> None:
+        """Subscribe with QoS 1 or 0; retained messages come only if the subscription is new. Raises LinkError."""
         packet_id, answer = self._expect_answer()
         wanted = mqtt5.TopicFilter(
             topic_filter,
-            max_qos=mqtt5.QoS.AT_LEAST_ONCE,
+            max_qos=mqtt5.QoS(qos),
             retain_handling=mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS,
         )
         self._write(mqtt5.SubscribePacket(packet_id, [wanted]).write())
         suback = await self._in_time(answer, mqtt5.SubAckPacket)
         # QoS 0 granted is not good enough: it would lose what is under way when anything is cut.
-        if suback.reason_codes not in ENOUGH:
+        if suback.reason_codes not in ENOUGH[qos:]:
             raise subscribe_refused(topic_filter, suback.reason_codes, suback.reason_str)
 
     async def unsubscribe(self, topic_filter: str) -> str | None:
@@ -253,11 +254,11 @@ class Connection(asyncio.Protocol):
             self._silent_pings = 0
             self._transport.resume_reading()
 
-    async def disconnect(self) -> None:
-        """Say goodbye and let the broker close; the session stays there for as long as its expiry says."""
+    async def disconnect(self, *, end_session: bool = False) -> None:
+        """Say goodbye and let the broker close; the session stays there for as long as its expiry says, or ends."""
         goodbye = LinkLost("we disconnected")
         if self._error is None:
-            self._write(mqtt5.DisconnectPacket().write())
+            self._write(mqtt5.DisconnectPacket(session_expiry_interval=0 if end_session else None).write())
             self._end(goodbye)
             self._hear_out()
         try:

@@ -40,6 +40,10 @@ SUSPICIOUS_SECONDS = 2 * BACKOFF_SECONDS_MAX
 UNSUBSCRIBE_RETRY_SECONDS = 60.0
 
 
+async def _nothing_before() -> None:
+    pass
+
+
 async def _nothing_to_forget(topic_filter: str) -> None:
     pass
 
@@ -56,6 +60,7 @@ class Link:
         on_publish: OnPublish | None = None,
         on_reconnect: Callable[[], None] = lambda: None,
         on_session_lost: Callable[[], None] = lambda: None,
+        before_connect: Callable[[], Awaitable[None]] = _nothing_before,
         on_unsubscribed: Callable[[str], Awaitable[None]] = _nothing_to_forget,
         known_to_broker: bool = False,
     ) -> None:
@@ -63,6 +68,7 @@ class Link:
         kept a session and have forgotten its shared subscriptions (Mosquitto 2.0 does). Those to `unsubscribe` are left
         only once these are granted, so that nothing falls in between; `on_unsubscribed` hears of each that is left.
 
+        `before_connect` is awaited before each attempt to connect; it must be quick, and raise nothing.
         `known_to_broker`: an earlier process had a session under this client id; it is missed from the start.
         """
         self._options = options
@@ -72,6 +78,7 @@ class Link:
         self._on_reconnect = on_reconnect
         self._on_session_lost = on_session_lost
         self._on_unsubscribed = on_unsubscribed
+        self._before_connect = before_connect
         self._session_expected = known_to_broker
         self._shortcomings: list[str] = []
         self._connection: Connection | None = None
@@ -136,6 +143,7 @@ class Link:
             await self._wait_before_retry(failures, error, cuts)
 
     async def _connect(self) -> Connection:
+        await self._before_connect()
         connection = await Connection.open(self._options, self._on_publish)
         try:
             self._weigh(connection)

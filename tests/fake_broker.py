@@ -18,6 +18,7 @@ import mqtt5
 import pytest
 
 from config.broker import BrokerAddress
+from ingestor.broker_watch import WATCH
 from mqtt.connection import Connection, OnPublish
 from mqtt.options import LinkOptions
 
@@ -141,7 +142,9 @@ class FakeBroker:
     async def welcome(self, **connack: Any) -> Session:
         """The next connection, accepted with this CONNACK."""
         session = await self.session()
-        await session.expect(mqtt5.ConnectPacket)
+        while WATCH in (await session.expect(mqtt5.ConnectPacket)).client_id:
+            session.close()  # the ingestor's second connection, which a broker may refuse
+            session = await self.session()
         session.send(mqtt5.ConnAckPacket(**connack))
         return session
 
