@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from mqtt.connection import Connection
-from mqtt.errors import LinkError
+from mqtt.errors import LinkError, LinkRefused
 from mqtt.link import Link
 from mqtt.options import LinkOptions
 
@@ -131,6 +131,8 @@ class BrokerWatch:
         while not (self._given_up or self._proven):
             try:
                 await link.wait_connected(RETRY_SECONDS)
+            except LinkRefused:
+                return False  # for good
             except LinkError:
                 continue
             connection = self._introduced
