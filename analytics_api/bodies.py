@@ -22,14 +22,14 @@ BODY_SECONDS_MAX = 10.0
 _TYPE_EXPECTED = "Send JSON: Content-Type must be application/json (in UTF-8)."
 
 
-async def json_body(request: Request) -> Any:  # noqa: ANN401 - whatever a client may send
-    """The JSON value that a request carries.
+async def json_body(request: Request, bytes_max: int = BODY_BYTES_MAX) -> Any:  # noqa: ANN401 - whatever a client sends
+    """The JSON value that a request carries, in no more than `bytes_max`.
 
     Raises InvalidBodyError (400: not JSON, not UTF-8, empty), BodyTimeoutError (408), BodyTooLargeError (413) and
     UnsupportedTypeError (415).
     """
     _refuse_other_types(request)
-    body = await _bounded_body(request)
+    body = await _bounded_body(request, bytes_max)
     if not body:
         raise InvalidBodyError("The request has no body; a JSON value is expected.")
     if is_overfull(body):
@@ -52,10 +52,10 @@ def _refuse_other_types(request: Request) -> None:
         raise UnsupportedTypeError("Send the body as it is: no Content-Encoding is taken.")
 
 
-async def _bounded_body(request: Request) -> bytes:
-    too_large = BodyTooLargeError(f"The body is larger than {BODY_BYTES_MAX} bytes; send several smaller ones.")
+async def _bounded_body(request: Request, bytes_max: int) -> bytes:
+    too_large = BodyTooLargeError(f"The body is larger than {bytes_max} bytes, the most that is taken here.")
     # What a head announces needs no reading; the server has seen that it is a number.
-    if int(request.headers.get("content-length", 0)) > BODY_BYTES_MAX:
+    if int(request.headers.get("content-length", 0)) > bytes_max:
         raise too_large
     chunks: list[bytes] = []
     size = 0
@@ -63,7 +63,7 @@ async def _bounded_body(request: Request) -> bytes:
         async with asyncio.timeout(BODY_SECONDS_MAX):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size > BODY_BYTES_MAX:
+                if size > bytes_max:
                     raise too_large
                 chunks.append(chunk)
     except TimeoutError:

@@ -117,7 +117,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise ValueError(_NO_ROOM[1])  # as in `on_url`
         super().on_headers_complete()
         self.scope["abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
-        if not self.url.startswith(b"/"):  # RFC 9112, section 3.2.2: the target names a host as well
+        if not self.url.startswith((b"/", b"*")):  # RFC 9112, section 3.2.2: the target names a host as well
             authority = _AUTHORITY_END.split(self.url.partition(b"://")[2], maxsplit=1)[0]
             self.scope["target_host"] = authority.decode("latin-1")  # type: ignore[typeddict-unknown-key]
         self._in_head = self._begun = False

@@ -190,6 +190,8 @@ def test_a_body_that_is_no_json(served: Served) -> None:
     broken = served.client.put(path, content=b'{"meterId":', headers=headers)
     assert (broken.status_code, broken.json()["message"][:20]) == (400, "The body is not JSON")
     assert served.client.put(path, headers=headers).status_code == 400
+    surplus = {f"f{number}": number for number in range(60_000)}
+    assert served.client.put(path, json=surplus).status_code == 413  # no link is so long
     assert served.client.put(path, content=b"{}", headers={"Content-Type": "text/plain"}).status_code == 415
 
 
