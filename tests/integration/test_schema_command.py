@@ -130,6 +130,23 @@ def test_a_newer_database_is_one_line(database_url: str, start_wattline: StartWa
     assert "newer than this program" in answer.json()["message"]
 
 
+def test_a_database_of_another_encoding_is_refused_by_everybody_in_one_line(
+    make_database: Callable[..., str], start_wattline: StartWattline
+) -> None:
+    url = make_database(encoding="LATIN1")
+    line = "the database's encoding is LATIN1, and UTF8 is needed"
+    for command in ("migrate", "ingest"):
+        process = start_wattline(command, DATABASE_URL=url)
+        assert process.wait() == 1
+        assert process.output().count(line) == 1
+        assert "createdb --template=template0 --encoding=UTF8" in process.output()
+        assert "Traceback" not in process.output()
+    api = start_wattline("api", DATABASE_URL=url)
+    wait_until(lambda: line in api.output(), what="the line that says so")
+    assert get_status(f"{api.http_url}/healthz") == 200
+    assert get_status(f"{api.http_url}/readyz") == 503
+
+
 def test_the_api_knows_the_newest_migration() -> None:
     """Whoever adds a migration changes the number in analytics_api/probes.py, after a look at the API's queries."""
     assert known_migrations()[-1].version == SCHEMA_VERSION_KNOWN
