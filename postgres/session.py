@@ -71,11 +71,12 @@ def opening(server_version: int, limits: Limits) -> bytes:
     `server_version` is libpq's, like 160004.
     """
     settings = [
-        *_SETTINGS,
-        *(setting for since, setting in _UNLIMITED if server_version >= since * 10_000),
+        # First, because until then the owner's own limit runs.
         f"statement_timeout TO {limits.statement_ms}",
         f"lock_timeout TO {limits.lock_ms}",
         f"idle_in_transaction_session_timeout TO {limits.idle_in_transaction_ms}",
+        *(setting for since, setting in _UNLIMITED if server_version >= since * 10_000),
+        *_SETTINGS,
     ]
     statements = [*(f"SET {setting}" for setting in settings), _SEARCH_PATH, _DURABLE, _BACKEND]
     return ";\n".join(statements).encode()

@@ -17,7 +17,8 @@ from postgres.session import Limits
 from postgres.words import explain, is_lasting
 from tests.backends import Database
 
-# Every default that changes what our statements mean, each set to what nobody would choose for us.
+# Every default that changes what our statements mean, each set to what nobody would choose for us. The limits hold
+# until our first statement has run: shorter than a story takes, and longer than a connect beside a busy process.
 ODD_DEFAULTS = {
     "client_encoding": "LATIN1",
     "datestyle": "German, DMY",
@@ -32,10 +33,10 @@ ODD_DEFAULTS = {
     "default_transaction_isolation": "serializable",
     "default_transaction_deferrable": "on",
     "exit_on_error": "on",
-    "idle_session_timeout": "50ms",
-    "statement_timeout": "1ms",
+    "idle_session_timeout": "4s",
+    "statement_timeout": "400ms",
     "lock_timeout": "1ms",
-    "idle_in_transaction_session_timeout": "50ms",
+    "idle_in_transaction_session_timeout": "400ms",
     "synchronous_commit": "off",
     "search_path": "odd, pg_temp, pg_catalog",
     "client_min_messages": "error",
@@ -70,7 +71,7 @@ async def shown(session: Session, names: Iterator[str]) -> dict[str, str]:
 
 def test_every_default_is_set_that_we_rely_on(database_url: str) -> None:
     async def story() -> dict[str, str]:
-        async with await connect(database_url, limits=Limits(7, 8, 9)) as session:
+        async with await connect(database_url, limits=Limits(7_000, 8_000, 9_000)) as session:
             return await shown(session, iter(ODD_DEFAULTS))
 
     set_defaults(database_url, ODD_DEFAULTS)
@@ -89,9 +90,9 @@ def test_every_default_is_set_that_we_rely_on(database_url: str) -> None:
         "default_transaction_deferrable": "off",
         "exit_on_error": "off",
         "idle_session_timeout": "0",
-        "statement_timeout": "7ms",
-        "lock_timeout": "8ms",
-        "idle_in_transaction_session_timeout": "9ms",
+        "statement_timeout": "7s",
+        "lock_timeout": "8s",
+        "idle_in_transaction_session_timeout": "9s",
         "synchronous_commit": "on",
         "search_path": "public, pg_temp",
         "client_min_messages": "error",  # what is only said is not relied on
