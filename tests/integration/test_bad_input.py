@@ -181,3 +181,61 @@ def test_a_topic_that_is_not_text_never_reaches_the_ingestor(start_wattline, dat
         publisher.wait_acknowledged()
     wait_until(lambda: books(ingestor) == (1, 1), 10, "the next reading is stored")
     assert metric(ingestor, "wattline_mqtt_reconnects_total") == 0
+
+
+def test_valid_readings_that_are_refused_are_kept_all_and_the_others_wait(
+    start_wattline, database_url, broker, connection
+):
+    """Faster than REJECTED_MAX_PER_SECOND: reading pauses for them, and nothing is left out."""
+    ingestor = start_wattline("ingest", DATABASE_URL=database_url, MQTT_URL=broker.url, REJECTED_MAX_PER_SECOND="100")
+    ingestor.wait_ready()
+    late = [meter_reading("M-1", NOW - timedelta(days=40, seconds=second)) for second in range(300)]
+    with device(broker.port) as publisher:
+        publisher.publish(METER, late)
+        publisher.publish(METER, late)
+        for _ in range(300):
+            publisher.publish(METER, "nonsense")
+        publisher.meter(meter_reading("AFTER"))
+        publisher.wait_acknowledged()
+    stored = "SELECT FROM meter_readings_history WHERE meter_id = 'AFTER'"
+    wait_until(lambda: connection.execute(stored).rowcount == 1, 30, "the reading behind them")
+    query = "SELECT count(*) FROM rejected_messages WHERE reason_code = 'too_old'"
+    assert connection.execute(query).fetchone() == (600,)
+    assert metric(ingestor, "wattline_rejected_not_kept_total") == 300 - (
+        connection.execute("SELECT FROM rejected_messages WHERE reason_code = 'invalid_json'").rowcount
+    )
+    assert metric(ingestor, "wattline_rejected_not_kept_total") > 0
+    assert "refused messages were counted and not kept: they came faster than" in ingestor.output()
+    received, settled = books(ingestor)
+    assert received == settled == 901
+
+
+def test_what_even_the_quarantine_refuses_is_in_a_file_and_can_be_replayed(
+    start_wattline, database_url, broker, connection, tmp_path
+):
+    spool = tmp_path / "spool"
+    settings = {"DATABASE_URL": database_url, "MQTT_URL": broker.url}
+    ingestor = start_wattline("ingest", **settings, REJECTED_SPOOL_DIR=str(spool), MAX_READING_AGE_DAYS="1")
+    ingestor.wait_ready()
+    connection.execute("ALTER TABLE rejected_messages RENAME TO away")
+    late = meter_reading("M-1", NOW - timedelta(days=2))
+    with device(broker.port) as publisher:
+        publisher.meter(late)
+        publisher.publish(METER, "nonsense")
+        publisher.wait_acknowledged()
+    wait_until(lambda: books(ingestor) == (2, 2), 30, "both are accounted for")
+    wait_until(lambda: metric(ingestor, "wattline_readings_pending") == 0, 30, "nothing is pending")
+    assert metric(ingestor, "wattline_rejected_spooled_total") == 1
+    assert metric(ingestor, "wattline_rejected_not_kept_total") == 1
+    connection.execute("ALTER TABLE away RENAME TO rejected_messages")
+    assert ingestor.stop() == 0
+
+    again = start_wattline("ingest", **settings, REJECTED_SPOOL_DIR=str(spool))
+    again.wait_ready()
+    (file,) = spool.iterdir()
+    replay = start_wattline("rejected", "replay", "--file", str(file), **settings)
+    assert replay.wait() == 0, replay.output()
+    assert "replayed 1, skipped 0, failed 0" in replay.output()
+    query = "SELECT FROM meter_readings_history WHERE meter_id = 'M-1'"
+    wait_until(lambda: connection.execute(query).rowcount == 1, 30, "it is stored")
+    assert [path.name for path in spool.iterdir()] == [f"{file.name}.replayed"]
