@@ -54,9 +54,13 @@ class ContainerDatabase(_Container):
         return status == 0 and super().is_ready()
 
 
+# That of docker-compose.yml; a test compares them.
+MOSQUITTO_IMAGE = "eclipse-mosquitto:2.1.2-alpine"
+
+
 class ContainerBroker(_Container):
     def __init__(self) -> None:
-        super().__init__("eclipse-mosquitto:2", 1883)
+        super().__init__(MOSQUITTO_IMAGE, 1883)
         for source, name in ((RULES, "conf.d/mosquitto.conf"), (RULES.with_name("container.conf"), "mosquitto.conf")):
             self._container.with_volume_mapping(source, f"/mosquitto/config/{name}", "ro")
 
