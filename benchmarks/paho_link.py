@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import mqtt5
@@ -30,8 +30,7 @@ class PahoLink:
         *,
         subscribe: Sequence[str],
         on_publish: OnPublish,
-        unsubscribe: Sequence[str] = (),  # noqa: ARG002 - the session of a benchmark is new
-        on_reconnect: Callable[[], None] = lambda: None,  # noqa: ARG002 - nobody cuts it
+        **_never: object,  # about sessions that are kept and connections that are cut: a benchmark has neither
     ) -> None:
         self._options = options
         self._subscribe = subscribe
