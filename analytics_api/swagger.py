@@ -1,21 +1,20 @@
-"""The page `/api`: Swagger UI from the files of an installed package, so that it works where there is no network.
+"""The page `/api`: Swagger UI from files of our own, so that it works where there is no network.
 
-The package is a Flask extension; only its files are used, and nothing of it is imported.
+The files are its makers', unchanged (web/vendor/swagger-ui); nothing on the page comes from anywhere else.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
-_PACKAGE = "flask_swagger_ui"
 _FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 _WEB = Path(__file__).parent / "web"
+_VENDORED = _WEB / "vendor" / "swagger-ui"
 _FILE_HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
 _HEADERS = {
     **_FILE_HEADERS,
@@ -31,10 +30,9 @@ _HEADERS = {
 def routes() -> list[BaseRoute]:
     """The routes of this module; reads the page once."""
     html = (_WEB / "api.html").read_bytes()
-    files = _package_folder() / "dist"
     return [
         Route("/api", partial(page, html)),
-        *(Route(f"/api/{name}", partial(file, files / name)) for name in _FILES),
+        *(Route(f"/api/{name}", partial(file, _VENDORED / name)) for name in _FILES),
     ]
 
 
@@ -46,10 +44,3 @@ async def page(html: bytes, _: Request) -> Response:
 async def file(path: Path, _: Request) -> Response:
     """One of Swagger UI's files."""
     return FileResponse(path, headers=_FILE_HEADERS)
-
-
-def _package_folder() -> Path:
-    spec = find_spec(_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{_PACKAGE} is not installed", name=_PACKAGE)
-    return Path(spec.origin).parent

@@ -20,7 +20,8 @@ from embedded.ports import LOOPBACK, free_ports
 from tests.waiting import wait_until
 
 STOP_SECONDS = 30.0
-_PASSED_ON = ("PATH", "HOME", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "XDG_CACHE_HOME")
+# The last one is how `./dev test coverage` measures child processes as well.
+_PASSED_ON = ("PATH", "HOME", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "XDG_CACHE_HOME", "COVERAGE_PROCESS_CONFIG")
 _numbers = itertools.count(1)
 
 
