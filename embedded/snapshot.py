@@ -19,7 +19,7 @@ MAGIC = b"\x00\xb5\x00mosquitto db"
 HEADER = struct.Struct(">15sII")
 CHUNK = struct.Struct(">II")
 KNOWN_VERSIONS = (5, 6)
-KINDS = range(1, 7)
+KINDS = range(1, 64)  # 1 to 6 so far; a later one may add some, and none is likely to be in a damaged place
 
 
 def damage_of(snapshot: Path) -> str | None:
