@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from config.settings import load_settings
 from embedded.account import account_for
 from embedded.books import Books, read_sample
 from embedded.commands import Household, WattlineCommand, fetch
@@ -168,9 +169,13 @@ class _Run:
             "METRICS_PORT": str(self._metrics_port),
             "API_WRITE_LOOPBACK": "1",  # to try it out; what comes to this port comes from this machine
         }
+        spool, chosen = self._options.data_dir.absolute() / "spool", load_settings().rejected_spool_dir
         if interpreter.account:
             environment["PGPASSWORD"] = self._postgres.password
-        return Household(interpreter, self._options.data_dir.absolute() / "home", environment)
+        # The account starts in that folder, and may not be able to enter the ones above.
+        ours = "." if interpreter.account else str(spool)
+        environment["REJECTED_SPOOL_DIR"] = ours if chosen is None else str(chosen.absolute())
+        return Household(interpreter, spool, environment)
 
     def _command(self, name: str, *arguments: str, ready_port: int | None = None) -> WattlineCommand:
         self._household = self._household or self._set_up_household()
