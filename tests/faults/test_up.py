@@ -105,9 +105,10 @@ def test_a_day_in_its_life(tmp_path: Path, start_wattline: Start, ending: signal
     assert up.wait(30) == 0, up.output()
     assert _alive(family) == []
     assert not (data_dir / "run.json").exists()
-    # The servers' own logs tell the order: the ingestor was the last client of the broker, and took its leave of both.
+    # The servers' own logs tell the order: the ingestor's links were the last ones of the broker, and took their leave.
     broker_log, database_log = ((data_dir / "logs" / f"{name}.log").read_text() for name in ("mosquitto", "postgres"))
-    assert broker_log.splitlines()[-1].endswith("Client wattline-ingestor disconnected.")
+    assert re.search(r": Client wattline-ingestor(-watch-\w+)? disconnected\.$", broker_log.splitlines()[-1])
+    assert "Client wattline-ingestor disconnected." in broker_log
     assert "terminating connection" not in database_log
     assert "database system is shut down" in database_log
 
