@@ -82,11 +82,12 @@ def _busy_pools_are_found_out(url: str) -> None:
     async def story() -> None:
         stop = asyncio.Event()
         busy = [asyncio.create_task(others(stop)) for _ in range(4)]
-        await asyncio.sleep(0)
-        for _ in range(20):
-            with pytest.raises(UnfitError):
-                await Session.connect(url)
-        stop.set()
-        await asyncio.gather(*busy)
+        try:
+            for _ in range(20):
+                with pytest.raises(UnfitError):
+                    await Session.connect(url)
+        finally:
+            stop.set()
+            await asyncio.gather(*busy)
 
     asyncio.run(story())
