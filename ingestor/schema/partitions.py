@@ -7,6 +7,7 @@ dropped. Every step may be repeated, interrupted at any point, and run by severa
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -19,6 +20,8 @@ from psycopg.sql import SQL, Identifier, Literal
 
 from ingestor.schema.locks import AdvisoryLock, lock_in_transaction
 from telemetry.kinds import KINDS
+
+logger = logging.getLogger(__name__)
 
 HISTORIES = tuple(kind.history for kind in KINDS)
 # Yesterday for late readings around midnight; three days, so that a process that hangs over a weekend is no drama.
@@ -121,6 +124,7 @@ async def drop_expired(connection: AsyncConnection[TupleRow], oldest_kept: date)
     try:
         await connection.execute("SELECT set_config('lock_timeout', %s, false)", [f"{DETACH_LOCK_TIMEOUT_MS}ms"])
         for history in HISTORIES:
+            await _finish_detaching(connection, history, oldest_kept)
             for table in await _expired(connection, history, oldest_kept):
                 await _detach(connection, history, table)
                 if await _drop_detached(connection, history, table.name):
@@ -184,6 +188,18 @@ async def _expired(connection: AsyncConnection[TupleRow], history: str, oldest_k
         and match[1] < f"{oldest_kept:%Y%m%d}"
         and (table.attached or table.detach_pending or table.marked)
     ]
+
+
+async def _finish_detaching(connection: AsyncConnection[TupleRow], history: str, oldest_kept: date) -> None:
+    """Finish what somebody began with another table of the history: it lets nobody detach a second one meanwhile.
+
+    A day past its retention is left to `_detach`, which marks it first.
+    """
+    expired = {table.name for table in await _expired(connection, history, oldest_kept)}
+    for table in await _tables(connection, history):
+        if table.detach_pending and table.name not in expired:
+            await connection.execute(_FINALIZE.format(history=Identifier(history), partition=Identifier(table.name)))
+            logger.warning("%s: finished the interrupted DETACH PARTITION ... CONCURRENTLY of %s", history, table.name)
 
 
 async def _detach(connection: AsyncConnection[TupleRow], history: str, table: _Table) -> None:

@@ -311,6 +311,27 @@ def test_a_run_that_is_killed_while_it_detaches_is_finished_by_the_next(database
     asyncio.run(scenario())
 
 
+def test_somebody_s_interrupted_detaching_of_another_day_is_finished_first(database: Database) -> None:
+    """PostgreSQL lets only one partition of a table be half detached."""
+    other = DAY + timedelta(days=9)
+    detach = f"ALTER TABLE {METERS} DETACH PARTITION {partition_name(METERS, other)} CONCURRENTLY"
+
+    async def scenario() -> None:
+        await database.ensure(DAY, other)
+        await database.rows(INSERT_METER, "METER-1", NOON + timedelta(days=9))
+        async with database.session(autocommit=False) as reader, database.session() as somebody:
+            await rows(reader, "SELECT count(*) FROM meter_readings_history")
+            await rows(somebody, "SET lock_timeout = '50ms'")
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                await rows(somebody, detach)
+        assert await database.drop(1, NOON + timedelta(days=9)) == [METER_DAY, VEHICLE_DAY]
+        assert await database.rows(f"SELECT count(*) FROM {partition_name(METERS, other)}") == [(1,)]
+        assert await database.ensure(other) == [partition_name(METERS, other)]
+        assert await database.rows("SELECT count(*) FROM meter_readings_history") == [(1,)]
+
+    asyncio.run(scenario())
+
+
 def test_a_run_that_is_cancelled_gives_its_session_back_as_it_was(database: Database) -> None:
     async def scenario() -> None:
         await database.ensure(DAY)
