@@ -6,12 +6,12 @@ import argparse
 import signal
 import sys
 
-from benchmarks import drain, outage, queries, scale, steady
+from benchmarks import drain, outage, queries, scale, steady, window
 from benchmarks.errors import BenchmarkError
 from benchmarks.machine import hopeless, shortcomings, this_machine
 from embedded.errors import EmbeddedError
 
-BENCHMARKS = {"drain": drain, "steady": steady, "outage": outage, "scale": scale, "queries": queries}
+BENCHMARKS = {"drain": drain, "steady": steady, "outage": outage, "scale": scale, "queries": queries, "window": window}
 FAILED = 1
 INTERRUPTED = 130
 
