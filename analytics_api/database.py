@@ -23,6 +23,7 @@ from analytics_api.errors import UnavailableError
 from postgres.connecting import Session, with_defaults
 from postgres.session import Limits
 from postgres.trouble import NO_ANSWER, trouble_with
+from telemetry.kinds import KINDS
 
 # The promise is 3 s; what remains is for the way back.
 ANSWER_SECONDS_MAX = 2.5
@@ -47,12 +48,14 @@ COMPLAINT_SECONDS = 10.0  # between two log lines about queries that fail
 _STATEMENT_TIMEOUT = "SELECT set_config('statement_timeout', %s, true)"
 API_ROLE = "wattline_api"
 # No row where there is no such role (yet), it has no rights here (yet), or we may not become it: from version 16 on
-# a member may be forbidden to.
+# a member may be forbidden to. It has its rights once it may read the newest readings of every kind.
 _BECOME_API_ROLE: LiteralString = """
     SELECT set_config('role', rolname, false) FROM pg_roles
     WHERE rolname = %s AND pg_has_role(session_user, oid, %s)
       AND has_schema_privilege(oid, current_schema(), 'USAGE')
-      AND has_table_privilege(oid, to_regclass('meter_status'), 'SELECT')"""
+      AND (SELECT bool_and(coalesce(has_table_privilege(oid, to_regclass(name), 'SELECT'), false))
+          FROM unnest(%s::text[]) AS name)"""
+_STATUS_TABLES = [kind.status for kind in KINDS]
 SERVER_KNOWS_SET = 160_000
 
 # An idle connection whose server vanished without a word is noticed after 5 + 2 * 2 s.
@@ -128,7 +131,7 @@ class Connection(Session):
         """
         if not self._limited:
             right = "SET" if self.info.server_version >= SERVER_KNOWS_SET else "MEMBER"
-            self._limited = (await self.execute(_BECOME_API_ROLE, [API_ROLE, right])).rowcount > 0
+            self._limited = (await self.execute(_BECOME_API_ROLE, [API_ROLE, right, _STATUS_TABLES])).rowcount > 0
         return self._limited
 
 

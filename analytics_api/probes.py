@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib.resources import files
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -14,8 +15,6 @@ from analytics_api.answers import answer
 from analytics_api.database import Database
 from analytics_api.errors import Problem, UnavailableError
 
-SCHEMA_VERSION_KNOWN = 4  # the newest migration; a test compares it with ingestor/schema/
-
 SCHEMA_VERSION = "SELECT max(version) FROM schema_migrations"
 
 
@@ -23,9 +22,15 @@ def routes(database: Database, registry: CollectorRegistry) -> list[BaseRoute]:
     """The routes of this module."""
     return [
         Route("/healthz", healthz),
-        Route("/readyz", partial(readyz, database)),
+        Route("/readyz", partial(readyz, database, schema_version_known())),
         Route("/metrics", partial(metrics, registry)),
     ]
+
+
+def schema_version_known() -> int:
+    """The newest migration that came with this program."""
+    names = [entry.name for entry in files("ingestor.schema").iterdir() if entry.name.endswith(".sql")]
+    return int(max(names)[:4])
 
 
 async def healthz(_: Request) -> Response:
@@ -33,7 +38,7 @@ async def healthz(_: Request) -> Response:
     return answer({"status": "alive"})
 
 
-async def readyz(database: Database, _: Request) -> Response:
+async def readyz(database: Database, known: int, _: Request) -> Response:
     """200 where the database answers and its schema is current, else 503 with the kind of trouble; the log has more."""
     try:
         row = await database.row(SCHEMA_VERSION, {})
@@ -42,11 +47,11 @@ async def readyz(database: Database, _: Request) -> Response:
         reason = f"The database {away}; the log says more." if away else str(error)
         raise UnavailableError("Not ready: the database does not serve us.", Problem("database", reason)) from error
     version = (row and row[0]) or 0
-    if version < SCHEMA_VERSION_KNOWN:
-        reason = f"is at version {version}, {SCHEMA_VERSION_KNOWN} is needed; run `wattline migrate`"
+    if version < known:
+        reason = f"is at version {version}, {known} is needed; run `wattline migrate`"
         raise UnavailableError("Not ready: the database schema is too old.", Problem("schema", reason))
-    if version > SCHEMA_VERSION_KNOWN:
-        reason = f"is at version {version}, this program knows {SCHEMA_VERSION_KNOWN}; install the newer wattline"
+    if version > known:
+        reason = f"is at version {version}, this program knows {known}; install the newer wattline"
         raise UnavailableError("Not ready: the database schema is newer than this program.", Problem("schema", reason))
     return answer({"status": "ready", "schemaVersion": version})
 

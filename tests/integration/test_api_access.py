@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from tests.api_client import api_client, post
 from tests.api_process import prepare, prepared_database, running_api
 from tests.backends import Database
 from tests.processes import WattlineProcess
@@ -30,7 +31,7 @@ def guarded(postgres_server: Database, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def client(guarded: WattlineProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=guarded.http_url, timeout=10) as made:
+    with api_client(guarded.http_url, timeout=10) as made:
         yield made
 
 
@@ -107,7 +108,7 @@ def test_without_tokens_nobody_writes_and_only_this_machine_reads(database_url, 
         port, path = process.http_port, f"{PATH}/UNKNOWN/status"
         assert raw_status(process, nginx("POST", port, PATH, "{}")) == 403
         assert raw_status(process, nginx("PUT", port, "/v1/vehicles/V/meter", "{}")) == 403
-        refusal = httpx.post(process.http_url + PATH, json={})
+        refusal = post(process.http_url + PATH, json={})
         assert refusal.status_code == 403
         assert "API_WRITE_TOKENS" in refusal.json()["message"]
         assert raw_status(process, nginx("GET", port, path)) == 404

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.api_client import api_client
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
 
@@ -36,7 +37,7 @@ def api(postgres_server: Database, tmp_path_factory: pytest.TempPathFactory) -> 
     with (
         prepared_database(postgres_server) as url,
         running_api(tmp_path_factory.mktemp("api"), url) as process,
-        httpx.Client(base_url=process.http_url, timeout=10) as client,
+        api_client(process.http_url, timeout=10) as client,
     ):
         minutes = [AT - timedelta(minutes=minute) for minute in range(30, -1, -1)]
         store(

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
+from tests.api_client import api_client, get
 from tests.api_process import prepare, running_api
 from tests.backends import Database
 from tests.processes import WattlineProcess, get_status
@@ -76,7 +76,7 @@ def test_port_0_is_any_free_port_and_its_url_is_printed(start_wattline: Start) -
 def test_a_signal_ends_it_with_0(start_wattline: Start, sign: signal.Signals) -> None:
     process = start_wattline("api", DATABASE_URL=NOWHERE)
     wait_until(lambda: get_status(f"{process.http_url}/healthz") == 200, 10, "it serves")
-    with httpx.Client(base_url=process.http_url) as client:
+    with api_client(process.http_url) as client:
         client.get("/healthz")  # a connection that is kept alive holds nobody up
         process.signal(sign)
         assert process.wait(8) == 0
@@ -94,7 +94,7 @@ def test_without_a_database_it_starts_says_so_and_recovers(
     process.start()
     try:
         wait_until(lambda: get_status(f"{process.http_url}/healthz") == 200, 10, "it serves")
-        with httpx.Client(base_url=process.http_url, timeout=3) as client:
+        with api_client(process.http_url, timeout=3) as client:
             response = client.get("/readyz")
             assert response.status_code == 503
             assert response.headers["retry-after"].isdigit()
@@ -113,7 +113,7 @@ def test_without_a_database_it_starts_says_so_and_recovers(
 def test_no_secret_reaches_log_or_answer(start_wattline: Start) -> None:
     process = start_wattline("api", DATABASE_URL=NOWHERE, LOG_LEVEL="DEBUG")
     wait_until(lambda: get_status(f"{process.http_url}/healthz") == 200, 10, "it serves")
-    answer = httpx.get(f"{process.http_url}/readyz", timeout=3)
+    answer = get(f"{process.http_url}/readyz", timeout=3)
     assert answer.status_code == 503
     assert "GET /readyz" in process.output()  # at DEBUG there is an access log
     assert "secret-word" not in process.output() + answer.text
@@ -123,7 +123,7 @@ def test_a_database_without_schema_is_not_ready(tmp_path: Path, database_url: st
     process = start_wattline("api", DATABASE_URL=database_url)
     wait_until(lambda: get_status(f"{process.http_url}/healthz") == 200, 10, "it serves")
     for path in ("/readyz", "/v1/telemetry/vehicle/VEH-001/status", "/v1/analytics/performance/VEH-001"):
-        response = httpx.get(process.http_url + path)
+        response = get(process.http_url + path)
         assert response.status_code == 503
         assert "wattline migrate" in response.text
     prepare(database_url)

@@ -12,6 +12,7 @@ import httpx
 import psycopg
 import pytest
 
+from tests.api_client import get
 from tests.api_process import VehicleRow, prepare, prepared_database, running_api, store
 from tests.backends import Database
 from tests.processes import WattlineProcess
@@ -41,7 +42,7 @@ def behind_proxy(
 def ask(process: WattlineProcess, path: str) -> int:
     """The status of an answer that came within the promised time, in the form of the contract."""
     started = time.monotonic()
-    response = httpx.get(process.http_url + path, timeout=PROMISED_SECONDS + 5)
+    response = get(process.http_url + path, timeout=PROMISED_SECONDS + 5)
     assert time.monotonic() - started < PROMISED_SECONDS
     if response.status_code == 503:
         assert response.headers["retry-after"].isdigit()
@@ -124,7 +125,7 @@ def test_a_query_that_fails_is_503_and_one_line_in_the_log(
     process, _, url = behind_proxy
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("ALTER TABLE vehicle_status RENAME TO elsewhere")
-        assert "wattline migrate" in httpx.get(process.http_url + STATUS).text
+        assert "wattline migrate" in get(process.http_url + STATUS).text
         connection.execute(
             "CREATE VIEW vehicle_status AS SELECT vehicle_id, 1 / (soc - soc) AS soc, kwh_delivered_dc, battery_temp,"
             " last_reading, last_updated FROM elsewhere"
@@ -157,6 +158,6 @@ def test_a_fleet_that_takes_long_is_computed_to_its_end(behind_proxy: tuple[Watt
         connection.execute("LOCK TABLE vehicle_hourly IN ACCESS EXCLUSIVE MODE")
         assert ask(process, "/v1/analytics/fleet?hours=744") == 503
         assert ask(process, STATUS) == 200
-        computing = httpx.get(process.http_url + "/v1/analytics/fleet?hours=744", timeout=PROMISED_SECONDS + 5)
+        computing = get(process.http_url + "/v1/analytics/fleet?hours=744", timeout=PROMISED_SECONDS + 5)
         assert "still being computed" in computing.json()["message"]
     wait_until(lambda: ask(process, "/v1/analytics/fleet?hours=744") == 200, 10, "the fleet is computed")

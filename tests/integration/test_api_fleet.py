@@ -25,6 +25,7 @@ from ingestor.hourly import HOUR, HOUR_US, hour_of, roll
 from ingestor.schema.partitions import ensure_partitions
 from ingestor.sink import Sink
 from postgres.connecting import connect
+from tests.api_client import api_client, async_api_client
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
 from tests.waiting import wait_until, wait_until_async
@@ -61,7 +62,7 @@ def world(postgres_server: Database, tmp_path_factory: pytest.TempPathFactory) -
     with (
         prepared_database(postgres_server) as url,
         running_api(tmp_path_factory.mktemp("api"), url, METER_ID_CONVENTION="VEH-:METER-") as process,
-        httpx.Client(base_url=process.http_url, timeout=10) as client,
+        api_client(process.http_url, timeout=10) as client,
         asyncio.Runner() as runner,
     ):
         sink, connection = Sink(url), runner.run(connect(url, autocommit=True))
@@ -332,7 +333,7 @@ def test_one_computed_fleet_answers_for_all_who_ask(empty: World) -> None:
 
     async def story() -> list[httpx.Response]:
         async with (
-            httpx.AsyncClient(base_url=empty.client.base_url, timeout=10) as client,
+            async_api_client(empty.client.base_url, timeout=10) as client,
             await connect(empty.url, autocommit=True) as other,
         ):
             async with other.transaction():

@@ -12,6 +12,7 @@ import httpx
 import psycopg
 import pytest
 
+from tests.api_client import api_client
 from tests.api_process import prepared_database, running_api
 from tests.backends import Database
 from tests.devices import meter_reading, vehicle_reading
@@ -33,7 +34,7 @@ def api(database: str, broker: Any, tmp_path: Any) -> Iterator[httpx.Client]:
     """A client of an API that is connected to a broker to which nobody is subscribed."""
     with (
         running_api(tmp_path, database, MQTT_URL=broker.url) as process,
-        httpx.Client(base_url=process.http_url, timeout=10) as client,
+        api_client(process.http_url, timeout=10) as client,
     ):
         wait_until(lambda: connected(client), what="the link to the broker")
         yield client
@@ -149,7 +150,7 @@ def test_while_the_broker_is_away_the_answer_is_quick_and_the_link_comes_back(da
     broker.stop()
     with (
         running_api(tmp_path, database, MQTT_URL=broker.url) as process,
-        httpx.Client(base_url=process.http_url, timeout=10) as client,
+        api_client(process.http_url, timeout=10) as client,
     ):
         started = time.monotonic()
         assert_try_later(client.post(METER, json=meter_reading()))
@@ -163,7 +164,7 @@ def test_a_broker_that_falls_silent_is_answered_for_in_time(database, broker, pr
     proxy = proxy_factory(broker.port)
     with (
         running_api(tmp_path, database, MQTT_URL=f"mqtt://127.0.0.1:{proxy.port}") as process,
-        httpx.Client(base_url=process.http_url, timeout=10) as client,
+        api_client(process.http_url, timeout=10) as client,
     ):
         wait_until(lambda: connected(client), what="the link")
         proxy.blackhole()

@@ -25,6 +25,7 @@ from analytics_api.database import STREAMS_MAX
 from analytics_api.database import Database as ApiDatabase
 from analytics_api.history import History
 from telemetry.kinds import KINDS, METER
+from tests.api_client import api_client
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
 from tests.processes import WattlineProcess
@@ -65,7 +66,7 @@ def process(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def api(process: WattlineProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=process.http_url, timeout=30) as client:
+    with api_client(process.http_url, timeout=30) as client:
         yield client
 
 
@@ -247,7 +248,7 @@ def test_half_a_million_rows_take_no_memory(api, process):
 def test_streams_are_bounded_and_a_client_that_goes_away_frees_its_place(api, process, database_url):
     with ExitStack() as stack:
         for _ in range(STREAMS_MAX):
-            client = stack.enter_context(httpx.Client(base_url=process.http_url, timeout=30))
+            client = stack.enter_context(api_client(process.http_url, timeout=30))
             response = stack.enter_context(client.stream("GET", LONG, headers=CSV))
             assert response.status_code == 200  # and none of it is read
         assert len(streaming_backends(database_url)) == STREAMS_MAX

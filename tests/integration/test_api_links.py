@@ -13,6 +13,7 @@ import httpx
 import psycopg
 import pytest
 
+from tests.api_client import api_client, async_api_client
 from tests.api_process import VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
 
@@ -66,7 +67,7 @@ def served(postgres_server: Database, tmp_path_factory: pytest.TempPathFactory) 
     with (
         prepared_database(postgres_server) as url,
         running_api(tmp_path_factory.mktemp("api"), url) as process,
-        httpx.Client(base_url=process.http_url, timeout=10) as client,
+        api_client(process.http_url, timeout=10) as client,
     ):
         yield Served(client, url)
 
@@ -244,7 +245,7 @@ def test_many_at_once_leave_no_overlap_and_lose_nothing(served: Served) -> None:
     async def story() -> None:
         queue = [*wanted]
         async with (
-            httpx.AsyncClient(base_url=served.client.base_url, timeout=20) as client,
+            async_api_client(served.client.base_url, timeout=20) as client,
             asyncio.TaskGroup() as group,
         ):
             for _ in range(30):

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analytics_api.cursors import write_cursor
+from tests.api_client import api_client
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
 
@@ -41,7 +42,7 @@ def database_url(postgres_server: Database) -> Iterator[str]:
 def api(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     with (
         running_api(tmp_path_factory.mktemp("api"), database_url) as process,
-        httpx.Client(base_url=process.http_url, timeout=10) as client,
+        api_client(process.http_url, timeout=10) as client,
     ):
         yield client
         assert "Traceback" not in process.output()

@@ -22,6 +22,7 @@ from analytics_api.performance import PERFORMANCE, performance_parameters
 from ingestor.schema.migrate import migrate
 from ingestor.schema.partitions import ensure_partitions
 from postgres.connecting import connect
+from tests.api_client import api_client
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
 
@@ -52,7 +53,7 @@ def served(postgres_server: Database, tmp_path_factory: pytest.TempPathFactory) 
     with (
         prepared_database(postgres_server) as url,
         running_api(tmp_path_factory.mktemp("api"), url, METER_ID_CONVENTION="CAR.:BOX.") as process,
-        httpx.Client(base_url=process.http_url, timeout=10) as client,
+        api_client(process.http_url, timeout=10) as client,
     ):
         yield Served(client, url)
 

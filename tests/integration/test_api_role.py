@@ -86,6 +86,20 @@ def test_before_the_first_migration_it_says_so_and_becomes_the_role_afterwards(
     assert "secret" not in caplog.text
 
 
+def test_it_is_the_role_only_where_that_may_read_every_kind(database_url: str) -> None:
+    async def story() -> None:
+        async with Database(database_url, "test") as database:
+            assert await database.row(WHO, {}) != (API_ROLE,)
+            with psycopg.connect(database_url, autocommit=True) as connection:
+                connection.execute(f"GRANT SELECT ON vehicle_status TO {API_ROLE}".encode())
+            assert await database.row(WHO, {}) == (API_ROLE,)
+
+    prepare(database_url)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f"REVOKE SELECT ON vehicle_status FROM {API_ROLE}".encode())
+    asyncio.run(story())
+
+
 def test_a_refusal_is_not_the_client_s_business(database_url: str) -> None:
     async def story() -> None:
         async with Database(database_url, "test") as database:

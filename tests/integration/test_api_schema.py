@@ -24,6 +24,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.config import SchemathesisConfig
 
 from analytics_api import kind_schemas, openapi
+from tests.api_client import post
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database, new_broker
 from tests.devices import meter_reading
@@ -77,7 +78,7 @@ def api(postgres_server: Database, tmp_path_factory: pytest.TempPathFactory) -> 
             ):
                 reading = meter_reading("METER-0", NOW)
                 address = f"{process.http_url}/v1/telemetry/meter"
-                wait_until(lambda: httpx.post(address, json=reading).status_code == 202, what="the way to the broker")
+                wait_until(lambda: post(address, json=reading).status_code == 202, what="the way to the broker")
                 yield process
     finally:
         broker.stop()

@@ -23,6 +23,7 @@ from starlette.types import Message
 
 from analytics_api import stream as streams
 from analytics_api.database import Database as ApiDatabase
+from analytics_api.kind_schemas import FleetEvent
 from analytics_api.stream import CHANGED_MAX, Listener, Stream, TooManyListenersError
 from config.http_protocol import BoundedProtocol
 from tests.api_process import MeterRow, VehicleRow, prepare, prepared_database, running_api, store
@@ -54,6 +55,8 @@ async def events(client: httpx.AsyncClient, base: str) -> AsyncGenerator[dict[st
         fields: dict[str, str] = {}
         async for line in response.aiter_lines():
             if not line:
+                if fields.get("event") == "fleet":
+                    FleetEvent.model_validate_json(fields["data"], strict=True)
                 yield fields
                 fields = {}
             elif not line.startswith(":"):

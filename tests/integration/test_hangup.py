@@ -6,8 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
-
+from tests.api_client import api_client
 from tests.api_process import prepare, running_api
 from tests.backends import Broker
 from tests.processes import WattlineProcess, get_status
@@ -31,7 +30,7 @@ def test_the_api_takes_new_tokens_and_keeps_the_old_ones_where_a_line_is_wrong(
     env = tmp_path / ".env"
     with (
         running_api(tmp_path, database_url) as process,
-        httpx.Client(base_url=process.http_url, headers={"Authorization": "Bearer s3cret"}, timeout=30) as client,
+        api_client(process.http_url, headers={"Authorization": "Bearer s3cret"}, timeout=30) as client,
     ):
 
         def without_token() -> int | None:

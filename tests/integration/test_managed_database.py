@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from tests.api_client import get
 from tests.api_process import running_api
 from tests.backends import Broker, Database, new_database
 from tests.processes import WattlineProcess
@@ -45,7 +45,7 @@ def migrate(start_wattline: StartWattline, url: str) -> tuple[int, str]:
 def what_the_api_says(folder: Path, url: str) -> str:
     """Its log, after it has served."""
     with running_api(folder, url) as api:
-        assert httpx.get(f"{api.http_url}/v1/telemetry/meter").json() == {
+        assert get(f"{api.http_url}/v1/telemetry/meter").json() == {
             "success": True,
             "data": [],
             "nextCursor": None,

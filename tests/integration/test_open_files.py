@@ -15,6 +15,7 @@ import pytest
 from analytics_api.stream import listeners_max
 from config.http_server import connections_max
 from config.open_files import raise_limit
+from tests.api_client import api_client
 from tests.api_process import prepare
 from tests.backends import Broker
 from tests.processes import WattlineProcess, get_status
@@ -72,7 +73,7 @@ def test_more_listeners_than_files_leave_the_others_served(api: WattlineProcess)
 
 @pytest.mark.parametrize("first_words", [b"", b"GET / HT", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"])
 def test_connections_that_ask_for_nothing_make_room(api: WattlineProcess, first_words: bytes) -> None:
-    with crowd(api.http_port, first_words), httpx.Client(base_url=api.http_url, timeout=30) as client:
+    with crowd(api.http_port, first_words), api_client(api.http_url, timeout=30) as client:
         path = "/v1/telemetry/meter/M/status"
         wait_until(lambda: client.get(path).status_code == 404, 30, "room for somebody who asks")
         for _ in range(10):

@@ -7,17 +7,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from analytics_api.probes import SCHEMA_VERSION_KNOWN
+from analytics_api.probes import schema_version_known
 from embedded.ports import free_ports
 from ingestor.schema.migrate import known_migrations
 from ingestor.schema.partitions import HISTORIES, days_ahead, partition_name
 from postgres.connecting import connect
 from postgres.words import explain, is_lasting
+from tests.api_client import get
 from tests.backends import Database
 from tests.processes import WattlineProcess, get_status
 from tests.proxy import TcpProxy
@@ -125,7 +125,7 @@ def test_a_newer_database_is_one_line(database_url: str, start_wattline: StartWa
     assert "Traceback" not in ingestor.output()
     api = start_wattline("api", DATABASE_URL=database_url)
     wait_until(lambda: get_status(f"{api.http_url}/healthz") == 200, what="the API")
-    answer = httpx.get(f"{api.http_url}/readyz")
+    answer = get(f"{api.http_url}/readyz")
     assert answer.status_code == 503
     assert "newer than this program" in answer.json()["message"]
 
@@ -148,8 +148,7 @@ def test_a_database_of_another_encoding_is_refused_by_everybody_in_one_line(
 
 
 def test_the_api_knows_the_newest_migration() -> None:
-    """Whoever adds a migration changes the number in analytics_api/probes.py, after a look at the API's queries."""
-    assert known_migrations()[-1].version == SCHEMA_VERSION_KNOWN
+    assert known_migrations()[-1].version == schema_version_known()
 
 
 @pytest.mark.parametrize("seconds", ["soon", "-1", "nan", "inf"])
