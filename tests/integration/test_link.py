@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import mqtt5
@@ -19,6 +20,8 @@ from config.settings import load_settings
 from mqtt.connection import Connection
 from mqtt.errors import LinkLost, LinkRefused, PublishRefused
 from mqtt.link import Link, LinkOptions
+from mqtt.options import RECEIVE_MAXIMUM_MAX
+from mqtt.outbox import Outbox
 from tests.devices import device
 from tests.fake_broker import anyio_backend, nothing_left_behind  # noqa: F401 - fixtures
 from tests.waiting import wait_until_async
@@ -32,6 +35,14 @@ FILTERS = {"plain": "v1/#", "shared": "$share/crew/v1/#"}
 def elsewhere(tmp_path, monkeypatch):
     """Where no `.env` of a developer is."""
     monkeypatch.chdir(tmp_path)
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """What an outbox sends."""
+
+    payload: bytes
+    topic: str = "v1/telemetry/meter/M"
 
 
 class Inbox:
@@ -146,6 +157,27 @@ async def test_no_more_messages_come_unacknowledged_than_we_asked_for(broker):
         inbox.acknowledges = True
         inbox.acknowledge(10)
         await inbox.has(*numbered(25))
+
+
+async def test_the_largest_window_is_one_too(broker):
+    """Mosquitto takes 65,535, from its configuration or by default, for "no limit"."""
+    inbox = Inbox(acknowledges=False)
+    async with subscriber(kept(broker.url), inbox):
+        pass
+    connection = await Connection.open(options_for(broker.url, "device"))
+    outbox = Outbox[Numbered](connection, 10_000, lambda accepted, refused: None)
+    waiting = [Numbered(b"%d" % number) for number in range(RECEIVE_MAXIMUM_MAX + 3000)]
+    while waiting or outbox.unanswered():
+        portion, waiting = waiting[: min(outbox.room, 2000)], waiting[min(outbox.room, 2000) :]
+        outbox.send(portion)
+        await asyncio.sleep(0)
+    await outbox.disconnect()
+    async with subscriber(kept(broker.url, receive_maximum=RECEIVE_MAXIMUM_MAX), inbox) as link:
+        await wait_until_async(lambda: len(inbox.packets) >= RECEIVE_MAXIMUM_MAX, 30, "a full window")
+        assert link.connection is not None
+        await link.connection.subscribe("another/#")  # its answer comes behind whatever else was sent
+        assert len(inbox.packets) == RECEIVE_MAXIMUM_MAX
+        assert len({packet.packet_id for packet in inbox.packets}) == RECEIVE_MAXIMUM_MAX
 
 
 async def test_a_session_without_expiry_ends_with_its_connection(broker):

@@ -9,7 +9,7 @@ import pytest
 from config.errors import SettingsError
 from config.settings import load_settings
 from embedded.mosquitto import RULES
-from mqtt.options import PACKET_BYTES_MAX, LinkOptions
+from mqtt.options import PACKET_BYTES_MAX, RECEIVE_MAXIMUM_MAX, LinkOptions
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +75,13 @@ def test_an_authority_that_cannot_be_read_is_a_settings_error(tmp_path, content)
     with pytest.raises(SettingsError, match=r"^MQTT_TLS_CA: cannot use ") as raised:
         options("mqtts://broker.example", mqtt_tls_ca=str(path))
     assert str(path) in str(raised.value)
+
+
+def test_the_broker_knows_a_window():
+    """Mosquitto takes 65535 for "no limit", and the codec leaves out a Receive Maximum of that size."""
+    rules = dict(line.split() for line in RULES.read_text().splitlines() if line.startswith("max_"))
+    assert 0 < int(rules["max_inflight_messages"]) < 65535
+    assert options("mqtt://broker.example").receive_maximum == RECEIVE_MAXIMUM_MAX < 65535
 
 
 def test_what_our_broker_lets_in_also_reaches_us():
