@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 
 import psycopg
 
@@ -36,13 +35,13 @@ class ClockWatch:
         self._session: Session | None = None
         self._looking = asyncio.Lock()
         self._said: str | None = None
+        self._fault = ""
 
     async def run(self) -> None:
         """Look until cancelled. A database that does not answer is the flush's to tell."""
         try:
             while True:
-                with suppress(psycopg.Error, OSError):
-                    await self.look()
+                await self._looked()
                 await self._until_next()
         finally:
             await self.close()
@@ -73,15 +72,25 @@ class ClockWatch:
         """
         must_look = judged_by_clock
         while must_look or self.clocks.jumped() or self.clocks.problem() is not None:
-            try:
-                await self.look()
-            except (psycopg.Error, OSError):
-                if not judged_by_clock and self.clocks.problem() is None:
-                    return  # nothing is in doubt but the database, and the flush will tell
-            else:
+            if await self._looked():
                 must_look = False
+            elif not judged_by_clock and self.clocks.problem() is None:
+                return  # nothing is in doubt but the database, and the flush will tell
             if must_look or self.clocks.problem() is not None:
                 await asyncio.sleep(LOOK_IN_DOUBT_SECONDS)
+
+    async def _looked(self) -> bool:
+        """Look; False where that failed. What is no trouble with the database is told once, and ends nothing."""
+        try:
+            await self.look()
+        except (psycopg.Error, OSError):
+            return False
+        except Exception as error:
+            if repr(error) != self._fault:
+                self._fault = repr(error)
+                logger.exception("the clocks cannot be compared: a fault of wattline")
+            return False
+        return True
 
     async def close(self) -> None:
         """Give the session back; the next look opens another."""

@@ -211,8 +211,8 @@ class Pipeline:
         """Try until it is committed."""
         attempts = 0
         while True:
-            await self._judge_by_agreed_clocks(batch)
             try:
+                await self._judge_by_agreed_clocks(batch)
                 outcome = await self._sink.store(batch)
             except Exception as error:  # noqa: BLE001 - every failure has a kind, and none may drop the batch
                 kind = failure_kind(error)

@@ -211,7 +211,7 @@ class Ingestor:
                         logger.warning("PostgreSQL at %s: %s", settings.database_label, problem)
                     for table in await check_kinds(connection):
                         logger.warning("%s holds readings of a kind that this program does not declare", table)
-                    await self._until_clocks_agree()
+                    await self._watch.agreed(judged_by_clock=False)
                     await ensure_partitions(connection, days_ahead(datetime.fromtimestamp(self._clocks.now(), UTC)))
                     topic_filter = subscription_filter(settings.mqtt_share_group)
                     return await remember_filter(connection, settings.mqtt_client_id, topic_filter)
@@ -223,13 +223,6 @@ class Ingestor:
                     logger.warning("%s; waiting for it", problem)
                     said = problem
             await asyncio.sleep(DATABASE_RETRY_SECONDS)
-
-    async def _until_clocks_agree(self) -> None:
-        """Before anything is received. Raises psycopg.Error where the database does not answer."""
-        await self._watch.look()
-        self._starting = self._clocks.problem()
-        await self._watch.agreed(judged_by_clock=False)
-        self._starting = "starting"
 
     def _clocks_looked_at(self) -> None:
         self._pipeline.read_on()
@@ -258,7 +251,7 @@ class Ingestor:
     def _problems(self) -> list[str]:
         """For /readyz, which strangers may ask: no address and no word of PostgreSQL's; the log has those."""
         trouble = self._pipeline.database_trouble()
-        problems = [self._starting or self._clocks.problem(), None if trouble is None else f"the database {trouble}"]
+        problems = [self._clocks.problem() or self._starting, None if trouble is None else f"the database {trouble}"]
         if self._starting is None and not self._is_connected():
             problems.append("not connected to the broker")
         return [problem for problem in problems if problem is not None]

@@ -25,6 +25,9 @@ SELECT pg_catalog.set_config('search_path', pg_catalog.quote_ident(coalesce(
     (SELECT s FROM pg_catalog.current_schema() AS s WHERE s NOT LIKE 'pg\\_%' AND s <> 'information_schema'),
     'public')) || ', pg_temp', false)"""
 
+# A pooler that does not clean up hands on what its last client left: a role, statements under the names that ours get.
+_AS_NEW = ("RESET ROLE", "DEALLOCATE ALL")
+
 _SETTINGS = (
     # How values are written and read.
     "client_encoding TO 'UTF8'",
@@ -78,5 +81,5 @@ def opening(server_version: int, limits: Limits) -> bytes:
         *(setting for since, setting in _UNLIMITED if server_version >= since * 10_000),
         *_SETTINGS,
     ]
-    statements = [*(f"SET {setting}" for setting in settings), _SEARCH_PATH, _DURABLE, _BACKEND]
+    statements = [*_AS_NEW, *(f"SET {setting}" for setting in settings), _SEARCH_PATH, _DURABLE, _BACKEND]
     return ";\n".join(statements).encode()

@@ -35,8 +35,8 @@ def _program() -> tuple[Path, dict[str, str]]:
 
 
 @contextmanager
-def pgbouncer(folder: Path, url: str, mode: str) -> Iterator[str]:
-    """A pooler in this mode before the database at `url`; the same URL through it."""
+def pgbouncer(folder: Path, url: str, mode: str, more: str = "") -> Iterator[str]:
+    """A pooler in this mode, and with `more` settings, before the database at `url`; the same URL through it."""
     program, environment = _program()
     account = account_for(folder / "none")  # it refuses to run as root, too
     folder.mkdir(parents=True)
@@ -60,6 +60,7 @@ auth_type = scram-sha-256
 auth_file = users
 pool_mode = {mode}
 default_pool_size = 20
+{more}
 """,
     )
     child = Child(

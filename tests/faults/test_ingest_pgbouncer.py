@@ -56,6 +56,29 @@ def test_session_mode(
         assert asyncio.run(mine()) == ("postgres", "none")
 
 
+def test_a_session_that_is_handed_on_as_it_was_left(database_url: str, tmp_path: Path) -> None:
+    async def story(url: str) -> tuple[object, ...] | None:
+        async with await connect(url, autocommit=True) as session:
+            first = session.backend_pid
+            await session.execute("CREATE ROLE somebody")
+            await session.execute("CREATE TEMPORARY TABLE meter_status ()")
+            for _ in range(10):  # from some point on it is a prepared statement
+                await session.execute("SELECT %s::int", [1])
+            await session.execute("SET statement_timeout TO '1ms'")
+            await session.execute("SET ROLE somebody")
+        async with await connect(url, autocommit=True) as session:
+            assert session.backend_pid == first
+            for _ in range(10):
+                await session.execute("SELECT %s::int + 1", [1])
+            query = "SELECT current_user::text, current_setting('statement_timeout'), current_schema()::text"
+            row = await (await session.execute(query)).fetchone()
+            await session.execute("DROP ROLE somebody")
+            return row
+
+    with pgbouncer(tmp_path / "pooler", database_url, "session", "server_reset_query =") as url:
+        assert asyncio.run(story(url)) == ("postgres", "0", "public")
+
+
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
 def test_modes_that_share_sessions(
     database_url: str, start_wattline: Callable[..., WattlineProcess], tmp_path: Path, mode: str
