@@ -39,33 +39,40 @@ def interpreter_for(account: Account | None) -> Interpreter:
     if account is None:
         return Interpreter(sys.executable)
     packages = Path(sysconfig.get_path("purelib"))
-    python, library = Path(sys.executable), Path(os.__file__)
-    if all(can_read(path, account) for path in (python, library, packages, SOURCE, Path(__file__))):
-        found = Interpreter(sys.executable, account)
-        return found if _runs(found) else _as_ourselves(account, packages)
-    if not OPEN_FOLDERS.is_dir():
-        return _as_ourselves(account, packages)
-    base = Path(sys.base_prefix)
-    program = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    opened = [os.open(folder, os.O_PATH | os.O_DIRECTORY) for folder in (base, packages, SOURCE)]
-    handed = [str(OPEN_FOLDERS / str(folder)) for folder in opened]
-    found = Interpreter(
-        str(Path(handed[0]) / program.relative_to(base.resolve())) if program.is_relative_to(base.resolve()) else "",
-        account,
-        {"PYTHONPATH": os.pathsep.join(handed[1:]), "PYTHONHOME": handed[0], "LD_LIBRARY_PATH": f"{handed[0]}/lib"},
-        tuple(opened),
-    )
-    if found.program and _runs(found):
+    needed = (Path(sys.executable), Path(os.__file__), packages, SOURCE, Path(__file__))
+    if all(can_read(path, account) for path in needed):
+        found: Interpreter | None = Interpreter(sys.executable, account)
+    else:
+        found = _handed_over(account, packages)
+    if found and _runs(found, account):
         return found
-    for folder in opened:
+    for folder in found.folders if found else ():
         os.close(folder)
-    return _as_ourselves(account, packages)
+    return Interpreter(
+        sys.executable,
+        why_not=f"the user {account.name}, who runs the servers, cannot read {packages} or {SOURCE}; let others read "
+        "them (chmod -R go+rX), or start it as an ordinary user",
+    )
 
 
-def _runs(interpreter: Interpreter) -> bool:
+def _handed_over(account: Account, packages: Path) -> Interpreter | None:
+    """Without any path that leads through a closed folder; None where the system or this Python does not allow it."""
+    base = Path(sys.base_prefix).resolve()
+    program = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    if not OPEN_FOLDERS.is_dir() or not program.is_relative_to(base):
+        return None
+    folders = tuple(os.open(folder, os.O_PATH | os.O_DIRECTORY) for folder in (base, packages, SOURCE))
+    home, *code = (OPEN_FOLDERS / str(folder) for folder in folders)
+    environment = {
+        "PYTHONHOME": str(home),
+        "PYTHONPATH": os.pathsep.join(map(str, code)),
+        "LD_LIBRARY_PATH": str(home / "lib"),  # of libpython, where it is a library
+    }
+    return Interpreter(str(home / program.relative_to(base)), account, environment, folders)
+
+
+def _runs(interpreter: Interpreter, account: Account) -> bool:
     """Whether the account gets as far as loading our code, and what it needs."""
-    account = interpreter.account
-    assert account is not None  # noqa: S101 - for the type checker
     try:
         result = subprocess.run(
             [interpreter.program, "-c", TRIAL],
@@ -82,10 +89,3 @@ def _runs(interpreter: Interpreter) -> bool:
     except (OSError, subprocess.SubprocessError):
         return False
     return result.returncode == 0
-
-
-def _as_ourselves(account: Account, packages: Path) -> Interpreter:
-    return Interpreter(
-        sys.executable,
-        why_not=f"the user {account.name}, who runs the servers, cannot read {packages} or {SOURCE}",
-    )
