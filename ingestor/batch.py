@@ -76,6 +76,12 @@ class Batch:
     """An attempt failed: let the owner's deferred triggers and constraints speak at once, not at COMMIT."""
     in_pieces: bool = False
     """An attempt raised what nobody foresaw: look for the culprit by halving the batch."""
+    blocked: bool = False
+    """Somebody holds a lock on some of its rows, or of those before it: leave out what is locked, and do not wait."""
+    settled: bool = False
+    """Nothing of it waits any more, so that it can be acknowledged."""
+    rest_of: Batch | None = None
+    """The batch that these rows were left out of: it is acknowledged when they are stored."""
     timeouts: int = 0
     """Attempts that were given up because the server did not answer."""
     quarantine_strikes: int = 0
@@ -99,6 +105,20 @@ class Batch:
             Batch(meters=self.meters[:meters], vehicles=self.vehicles[:vehicles]),
             Batch(meters=self.meters[meters:], vehicles=self.vehicles[vehicles:]),
         ]
+
+    def rest(self, meters: list[MeterRow], vehicles: list[VehicleRow]) -> Batch:
+        """Rows that were left out, as a batch of their own; the acknowledgements stay with this one."""
+        return Batch(
+            meters=meters,
+            vehicles=vehicles,
+            received=len(meters) + len(vehicles),
+            received_at=self.received_at,
+            redelivered=self.redelivered,
+            may_be_stored=True,
+            careful=True,
+            blocked=True,
+            rest_of=self.rest_of or self,
+        )
 
     def absorb(self, later: Batch) -> None:
         """Take over everything of the batch that was received next."""

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 # Devices whose newest row is tried alone when it is not known whether an error is a row's or everybody's.
 SAMPLE_DEVICES = 8
 DAY_US = 86_400_000_000
+# So often a lock is waited for in vain while rows that need it are looked for; then whatever meets one is left out.
+LOCK_FAILURES_MAX = 12
 
 _unexplained = Seldom()
 
@@ -51,6 +53,8 @@ class Stored:
     stored: int = 0
     repeated: int = 0
     refused: list[Rejection] = field(default_factory=list)
+    later: list[Row] = field(default_factory=list)
+    """Left out, because somebody holds a lock that they need."""
 
 
 async def store_rows(  # noqa: PLR0913 - what is stored, where, and how
@@ -84,11 +88,14 @@ async def store_rows(  # noqa: PLR0913 - what is stored, where, and how
     if unplaced:
         for row in once:
             if row[1] // DAY_US in unplaced:
-                work.refuse(row, unplaced[row[1] // DAY_US])
+                work.leave_out(row, unplaced[row[1] // DAY_US])
         once = [row for row in once if row[1] // DAY_US not in unplaced]
+    if once and batch.blocked:
+        once = await work.unlocked(once)
     if once:
         await work.merge(once)
-    if work.done.stored + work.done.repeated + len(work.done.refused) != len(rows):
+    done = work.done
+    if done.stored + done.repeated + len(done.refused) + len(done.later) != len(rows):
         raise UnbalancedError(f"of {len(rows)} readings of kind {table.kind.name} some are not accounted for")
     return work.done
 
@@ -122,6 +129,7 @@ class _Merging:
         self._table = table
         self._batch = batch
         self._progress = progress
+        self._lock_failures = 0
         self._some_pass = False
         """It is known that the tables take rows at all."""
 
@@ -130,13 +138,8 @@ class _Merging:
         self._progress()
         try:
             stored, missing = await self._try(rows)
-        except Exception as error:
-            if not _is_of_rows(self._connection, error):
-                raise
-            if not self._some_pass and await self._is_everybodys(rows, error):
-                raise
-            if len(rows) == 1:
-                self.refuse(rows[0], error)
+        except Exception as error:  # noqa: BLE001 - judged by _ends_with, which raises what is not of rows
+            if await self._ends_with(rows, error):
                 return
         else:
             self._some_pass = self._some_pass or len(missing) < len(rows)
@@ -148,6 +151,53 @@ class _Merging:
         half = len(rows) // 2
         await self.merge(rows[:half])
         await self.merge(rows[half:])
+
+    async def unlocked(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows of devices that nobody has locked; the others are left for later. Raises LockNotAvailable where
+        the tables as a whole are locked.
+        """
+        try:
+            async with self._connection.transaction():
+                await self._connection.execute(self._table.free_tables)
+        except psycopg.errors.InsufficientPrivilege:
+            pass  # LOCK TABLE asks for more rights than what we do here
+        devices = sorted({row[0] for row in rows})
+        cursor = await self._connection.execute(self._table.locked, {"devices": devices})
+        locked = {device for (device,) in await cursor.fetchall()}
+        self.done.later += [row for row in rows if row[0] in locked]
+        return [row for row in rows if row[0] not in locked]
+
+    def leave_out(self, row: Row, error: Exception) -> None:
+        """A row whose day has no partition: for later where a lock is why, else it is refused."""
+        if isinstance(error, psycopg.errors.LockNotAvailable):
+            self.done.later.append(row)
+        else:
+            self.refuse(row, error)
+
+    def _is_locked(self, error: Exception) -> bool:
+        return (
+            self._batch.blocked
+            and isinstance(error, psycopg.errors.LockNotAvailable)
+            and failure_kind(error) == "transient"
+            and is_alive(self._connection)
+        )
+
+    async def _ends_with(self, rows: Sequence[Row], error: Exception) -> bool:
+        """Whether these rows need no further halving, and are accounted for. Raises what is no row's fault."""
+        if self._is_locked(error):
+            self._lock_failures += 1
+            if len(rows) > 1 and self._lock_failures <= LOCK_FAILURES_MAX:
+                return False
+            self.done.later += rows
+            return True
+        if not _is_of_rows(self._connection, error):
+            raise error
+        if not self._some_pass and await self._is_everybodys(rows, error):
+            raise error
+        if len(rows) > 1:
+            return False
+        self.refuse(rows[0], error)
+        return True
 
     async def _try(self, rows: Sequence[Row]) -> tuple[int, list[Row]]:
         """All of them or none: how many were new, and those that are not there although nobody complained."""

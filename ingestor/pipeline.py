@@ -13,6 +13,7 @@ import random
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Any, cast
 
 import mqtt5
 import psycopg
@@ -38,6 +39,8 @@ RETRY_SECONDS_MIN = 0.1
 RETRY_SECONDS_MAX = 2.0
 # A bug or a missing permission needs a person: trying is cheap, but not twenty times a minute.
 FAULT_RETRY_SECONDS = 15.0
+# Readings that wait for somebody's lock are tried again so often; each try is over in a moment.
+HELD_SECONDS = 2.0
 # The largest batch takes about a second. A server that hangs, or a proxy before one, may never answer nor fail.
 SILENCE_SECONDS_MAX = 5.0
 
@@ -86,13 +89,16 @@ class Pipeline:
         self._wake = asyncio.Event()
         self._stopping = False
         self._paused: Connection | None = None
+        self._owed: deque[Batch] = deque()
+        self._held: deque[Batch] = deque()
+        self._held_until = 0.0
         self._said = Seldom()
 
     @property
     def batches(self) -> list[Batch]:
-        """Everything that is held, in the order of receiving."""
+        """Everything that is not stored yet."""
         writing = [] if self._writing is None else [self._writing]
-        return [*writing, *(batch for batch, _ in self._closed), self._open]
+        return [*self._held, *writing, *(batch for batch, _ in self._closed), self._open]
 
     def pending(self) -> int:
         """Readings received and not committed."""
@@ -100,7 +106,7 @@ class Pipeline:
 
     def inflight(self) -> int:
         """Messages with QoS 1 or 2 received and not acknowledged."""
-        return sum(batch.unacknowledged for batch in self.batches)
+        return sum(batch.unacknowledged for batch in (*self.batches, *self._owed))
 
     def window(self) -> int:
         """Messages that the broker sends ahead of our acknowledgement, as far as it is known."""
@@ -111,13 +117,17 @@ class Pipeline:
         silence = 0.0 if self._writing is None else time.monotonic() - self._writing_since
         if self._problem is None and silence > SILENCE_SECONDS_MAX:
             return f"PostgreSQL at {self._database_label}: no answer to a batch for {silence:.0f} s"
+        if self._problem is None and self._held:
+            return f"PostgreSQL at {self._database_label}: some readings wait for a lock of another session"
         return self._problem
 
     def database_trouble(self) -> str | None:
         """The same in words that anybody may read."""
         if self._problem is not None:
             return self._trouble
-        return None if self.database_problem() is None else NO_ANSWER
+        if self.database_problem() is None:
+            return None
+        return trouble_with(psycopg.errors.LockNotAvailable()) if self._held else NO_ANSWER
 
     def receive(self, connection: Connection, packets: list[mqtt5.PublishPacket]) -> None:
         """Take a portion of messages; called by the connection as they arrive."""
@@ -151,11 +161,18 @@ class Pipeline:
         """Write batches until `stop` was called and everything is written."""
         while (due := await self._next()) is not None:
             batch, trigger = due
+            if self._held:
+                batch.blocked = batch.may_be_stored = True
             self._writing, self._writing_since = batch, time.monotonic()
             outcome = await self._store(batch)
             lost = outcome.kept.lost
             spooled = await self._spool.keep([rejection for rejection in lost if rejection.code in VALID_CODES])
             self._settle(batch, outcome, trigger, spooled)
+        if self._held:
+            logger.warning(
+                "stopping while %d readings wait for a lock: they stay unacknowledged, the broker delivers them again",
+                sum(batch.readings for batch in self._held),
+            )
 
     def stop(self, connection: Connection | None) -> None:
         """Receive nothing more; `run` ends when what is in hand is written."""
@@ -184,10 +201,10 @@ class Pipeline:
             self._paused.resume_reading()
             self._paused = None
 
-    async def _next(self) -> tuple[Batch, Trigger] | None:
+    async def _next(self) -> tuple[Batch, Trigger] | None:  # noqa: C901 - everything that a batch may be due for
         while True:
+            now, until_due = time.monotonic(), None
             if not self._closed:
-                now = time.monotonic()
                 until_due = self._policy.seconds_until_due(self._open, now)
                 if until_due is not None and self._stopping:
                     self._close("shutdown")
@@ -200,6 +217,12 @@ class Pipeline:
                     return None
             if self._closed:
                 return self._closed.popleft()
+            if self._held:
+                left = self._held_until - now
+                if left <= 0:
+                    self._held_until = now + HELD_SECONDS
+                    return self._held.popleft(), "interval"
+                until_due = left if until_due is None else min(left, until_due)
             self._wake.clear()
             try:
                 async with asyncio.timeout(until_due):
@@ -245,22 +268,52 @@ class Pipeline:
         self._writing = None
         self._metrics.committed(batch, outcome, trigger, spooled, now=time.time(), monotonic=monotonic)
         self._metrics.flushed(monotonic - self._writing_since)
-        settled = outcome.readings + batch.refusals.total()
+        later = sum(len(rows) for rows in outcome.later.values())
+        settled = outcome.readings + batch.refusals.total() + later
         if settled != batch.received:
             # Not acknowledged, so nothing is lost: the broker delivers all of it again.
             logger.error("of a batch %d readings were received and %d accounted for", batch.received, settled)
             batch.disown(LinkLost("the books of a batch do not add up; its messages are delivered again"))
             return
-        left = batch.acknowledge()
-        self._window.acknowledged(batch.unacknowledged - left, monotonic)
+        if batch.rest_of is None:
+            self._owed.append(batch)
+        if later:
+            self._hold(batch, outcome)
+        else:
+            (batch.rest_of or batch).settled = True
+            if batch.rest_of is not None:
+                self._held_until = 0.0
+                if not self._held:
+                    logger.info("the readings that waited for a lock are stored")
+        self._acknowledge(monotonic)
+        self._tell_of_refusals(batch, outcome, spooled)
+        self.read_on()
+
+    def _hold(self, batch: Batch, outcome: Outcome) -> None:
+        """What is locked waits; everything else goes on."""
+        meters, vehicles = (cast(list[Any], outcome.later.get(kind, [])) for kind in ("meter", "vehicle"))
+        rest = batch.rest(meters, vehicles)
+        self._held.append(rest)
+        if count := self._said.due("held", rest.readings):
+            logger.warning("%d readings wait for a lock of another session%s", count, self._blocker())
+
+    def _acknowledge(self, monotonic: float) -> None:
+        """Batches that are settled, in the order of receiving: so MQTT wants it (MQTT-4.6.0-2)."""
+        left = 0
+        while self._owed and self._owed[0].settled:
+            batch = self._owed.popleft()
+            ended = batch.acknowledge()
+            self._window.acknowledged(batch.unacknowledged - ended, monotonic)
+            left += ended
         if self._window.is_sure and self._window.learned != self._window_said:
             self._say_window()
         if left:
             logger.info(
                 "%d committed messages came over a connection that has ended; the broker sends them again", left
             )
-        self._tell_of_refusals(batch, outcome, spooled)
-        self.read_on()
+
+    def _blocker(self) -> str:
+        return "" if self._sink.blocker is None else f"; perhaps {self._sink.blocker}"
 
     def _tell_of_refusals(self, batch: Batch, outcome: Outcome, spooled: int) -> None:
         """A line a minute for whatever is refused by the database, or not where it should be."""
@@ -312,8 +365,7 @@ class Pipeline:
             problem = f"PostgreSQL at {self._database_label}: {error}"
         else:
             problem = f"{type(error).__name__}: {error}"
-        if self._sink.blocker is not None:
-            problem = f"{problem}; perhaps {self._sink.blocker}"
+        problem += self._blocker()
         if problem == self._problem:
             return
         self._problem, self._trouble = problem, trouble_with(error)

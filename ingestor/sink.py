@@ -36,12 +36,17 @@ DAY_SECONDS = 86_400
 EPOCH = date(1970, 1, 1)
 # Nothing of ours holds a lock that a flush needs for longer than a moment: past it the log names somebody else's.
 LIMITS = Limits(lock_ms=15_000)
+# While a lock is known to be held for long, its rows are left out and nothing else waits for it.
+BLOCKED_LOCK_MS = 200
+# A partition of a late day is not asked for again so soon after a lock was in the way: each time costs 5 s.
+LOCKED_DAY_SECONDS = 30.0
 # A batch whose attempts ended so often while its refusals were written is stored without them.
 QUARANTINE_STRIKES_MAX = 3
 # Of a batch that timed out the next attempt may take twice as long, up to so many times: a server that is slow but
 # works must not be given up on for ever.
 PATIENCE_DOUBLED_MAX = 4
 
+_HARDLY_WAIT = f"SET LOCAL lock_timeout = '{BLOCKED_LOCK_MS}ms'"
 _ALL_AT_ONCE = "SET CONSTRAINTS ALL IMMEDIATE"
 # A session that we hung up on may hold locks until its server notices. It is ours, so we may end it.
 _BACKEND_START = "SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
@@ -73,6 +78,8 @@ class Outcome:
     """Readings that PostgreSQL would not take."""
     kept: Kept = field(default_factory=Kept)
     """What became of all refusals."""
+    later: dict[str, list[Row]] = field(default_factory=dict)
+    """Rows that are not stored yet, because somebody holds a lock that they need."""
     seconds: Counter[int] = field(default_factory=Counter)
     """Readings by the second (since 1970) of their timestamp."""
 
@@ -87,6 +94,8 @@ class Outcome:
             self.committed[kind] += count
             self.duplicate[kind] += other.duplicate[kind]
         self.refused += other.refused
+        for kind, rows in other.later.items():
+            self.later.setdefault(kind, []).extend(rows)
         self.kept.add(other.kept)
         self.seconds += other.seconds
 
@@ -110,6 +119,7 @@ class Sink:
         self._backend: _Backend | None = None
         self._left: _Backend | None = None
         self._days: set[int] = set()
+        self._locked_days: dict[int, tuple[float, Exception]] = {}
         self._quarantine_locked = False
         self._unforeseen = Seldom()
         self._in_quarantine = False
@@ -136,6 +146,7 @@ class Sink:
             if self._in_quarantine:
                 batch.quarantine_strikes += 1
             if isinstance(error, psycopg.errors.LockNotAvailable):
+                batch.blocked = True
                 await self._find_blocker(connection)
             kind = failure_kind(error) if isinstance(error, Exception) else None
             if isinstance(error, Exception) and _is_ours(error) and not isinstance(error, UnbalancedError):
@@ -149,6 +160,8 @@ class Sink:
             if kind not in ("data", "partition") or connection.closed:
                 await self.close()
             raise
+        if outcome.later:
+            await self._find_blocker(connection)
         self._bound.changed(outcome.kept.stored_bytes, outcome.kept.deleted_bytes)
         self._quarantine_locked = outcome.kept.locked
         return outcome
@@ -165,6 +178,8 @@ class Sink:
         async with connection.transaction():
             if batch.careful:
                 await connection.execute(_ALL_AT_ONCE)
+            if batch.blocked:
+                await connection.execute(_HARDLY_WAIT)
             tables: tuple[tuple[statements.Statements, Sequence[Row]], ...] = (
                 (statements.METER, batch.meters),
                 (statements.VEHICLE, batch.vehicles),
@@ -177,6 +192,9 @@ class Sink:
                     outcome.committed[table.kind.name] = done.stored
                     outcome.duplicate[table.kind.name] = done.repeated
                     outcome.refused += done.refused
+                    if done.later:
+                        outcome.later[table.kind.name] = done.later
+                        outcome.seconds -= Counter(row[1] // 1_000_000 for row in done.later)
             await invalidate(connection, invalidations(batch, outcome.seconds, time.time()))
             await self._quarantine(connection, batch, [*batch.rejected, *outcome.refused], outcome)
         return outcome
@@ -258,9 +276,11 @@ class Sink:
     async def _make_partitions(self, connection: Session, outcome: Outcome, deadline: Deadline) -> dict[int, Exception]:
         """Make what is missing. The result are the days of which none can be made; a day of now is never among them."""
         days = {second // DAY_SECONDS for second in outcome.seconds} - self._days
+        now = time.monotonic()
+        unplaced = {day: error for day, (until, error) in self._locked_days.items() if day in days and until > now}
+        days -= unplaced.keys()
         if not days:
-            return {}
-        unplaced: dict[int, Exception] = {}
+            return unplaced
         try:
             await ensure_partitions(connection, [EPOCH + timedelta(days=day) for day in days])
         except Exception as error:
@@ -272,8 +292,11 @@ class Sink:
                 try:
                     await ensure_partitions(connection, [EPOCH + timedelta(days=day)])
                 except Exception as refusal:
-                    if connection.closed or _is_current(day) or failure_kind(refusal) == "transient":
+                    locked = isinstance(refusal, psycopg.errors.LockNotAvailable)
+                    if connection.closed or _is_current(day) or (failure_kind(refusal) == "transient" and not locked):
                         raise
+                    if locked:
+                        self._locked_days[day] = (time.monotonic() + LOCKED_DAY_SECONDS, refusal)
                     unplaced[day] = refusal
         self._days |= days - unplaced.keys()
         return unplaced

@@ -26,6 +26,18 @@ MISSING: LiteralString = """
     FROM unnest(%b::text[], %b::timestamptz[]) WITH ORDINALITY AS reading (id, ts, place)
     WHERE (SELECT true FROM {history} AS stored WHERE stored.{id} = reading.id AND stored.ts = reading.ts) IS NULL"""
 
+# Whether the tables themselves are free, and not only some of their rows.
+FREE_TABLES: LiteralString = "LOCK TABLE ONLY {history}, ONLY {status} IN ROW EXCLUSIVE MODE"
+
+# Of some devices those whose status another transaction has changed and neither committed nor rolled back.
+LOCKED: LiteralString = """
+    SELECT {id} FROM {status} WHERE {id} = ANY(%(devices)b::text[])
+    EXCEPT
+    SELECT {id} FROM (
+        SELECT {id} FROM {status} WHERE {id} = ANY(%(devices)b::text[])
+        ORDER BY {id} FOR NO KEY UPDATE SKIP LOCKED
+    ) AS free"""
+
 # The newest reading of each device: an older one never overwrites a newer one.
 NEWEST: LiteralString = """
     INSERT INTO {status} ({id}, last_reading, {measures}, last_updated)
@@ -46,11 +58,21 @@ class Statements:
     merge: bytes
     missing: bytes
     newest: bytes
+    free_tables: bytes
+    locked: bytes
 
     @classmethod
     def of(cls, kind: Kind) -> Statements:
         """Rendered once, when the program starts."""
-        return cls(kind, kind.sql(COPY), kind.sql(MERGE), kind.sql(MISSING), kind.sql(NEWEST))
+        return cls(
+            kind,
+            kind.sql(COPY),
+            kind.sql(MERGE),
+            kind.sql(MISSING),
+            kind.sql(NEWEST),
+            kind.sql(FREE_TABLES),
+            kind.sql(LOCKED),
+        )
 
 
 METER, VEHICLE = (Statements.of(kind) for kind in KINDS)

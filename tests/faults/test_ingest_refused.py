@@ -134,3 +134,25 @@ def test_a_lock_that_is_not_had_in_time(start_ingestor: StartIngestor, database_
         published = load.finish(database_url)
     assert_stored_once(database_url, published)
     assert assert_books_balance(ingestor) == len(published)
+
+
+def test_a_late_day_that_cannot_be_made_now_holds_up_nobody(
+    start_ingestor: StartIngestor, database_url: str, publisher: Device
+) -> None:
+    """A VACUUM, an index that is built, or a forgotten BEGIN before a retention is in the way of its partition."""
+    ingestor = start_ingestor(FLUSH_INTERVAL_MS="50")
+    late = ("meter", meter_reading("LATE", datetime.now(UTC) - timedelta(days=5)))
+    readings = list(readings_of_fleet(200))
+    with psycopg.connect(database_url) as other:
+        other.execute("LOCK TABLE meter_readings_history IN SHARE UPDATE EXCLUSIVE MODE")
+        publish_all(publisher, [*readings[:100], late, *readings[100:]])
+        wait_until(lambda: rows_in_history(database_url) == 200, 40, "all others are stored")
+        publish_all(publisher, more := [("meter", meter_reading(f"MORE-{number}")) for number in range(50)])
+        wait_until(lambda: rows_in_history(database_url) == 250, 10, "and so are those that come after")
+        assert metric(ingestor, "wattline_readings_pending") == 1
+        assert get_status(f"{ingestor.metrics_url}/readyz") == 503
+        other.rollback()
+    wait_until(lambda: rows_in_history(database_url) == 251, 60, "the late one too")
+    assert_stored_once(database_url, [*readings, *more, late])
+    assert assert_books_balance(ingestor) == 251
+    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, 30, "everything is acknowledged")

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from tests.devices import Device, meter_reading, readings_of_fleet
 from tests.faults.conftest import Sql
 from tests.faults.counting import assert_books_balance, assert_stored_once, rows_in_history
-from tests.faults.flushes import held_in_commit, make_gate
+from tests.faults.flushes import GATE, held_in_commit
 from tests.faults.load import Load, publish_all, publish_last
 from tests.metrics import metric
 from tests.processes import WattlineProcess, get_status
@@ -75,16 +76,36 @@ def test_stopped_while_idle(ingestor: WattlineProcess, database_url: str, publis
 
 
 def test_stopped_in_commit(ingestor: WattlineProcess, database_url: str, publisher: Device, sql: Sql) -> None:
-    """It holds the locks of its rows: those wait and are told, and all others go on."""
-    make_gate(database_url)
-    readings = [("meter", meter_reading(f"STUCK-{number}")) for number in range(10)]
+    """It holds the locks of its rows: those devices wait, the log says for whom, and all others go on."""
+    sql(f"""
+        CREATE FUNCTION pass_the_gate() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN PERFORM pg_advisory_xact_lock_shared({GATE}); RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER gate AFTER INSERT ON meter_readings_history DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW WHEN (NEW.meter_id LIKE 'STUCK%') EXECUTE FUNCTION pass_the_gate();
+    """)
+    start = datetime.now(UTC) - timedelta(minutes=1)
+    stuck = [("meter", meter_reading(f"STUCK-{number}", start)) for number in range(10)]
+    others = list(readings_of_fleet(200))
+    publish_all(publisher, stuck)
+    wait_until(lambda: rows_in_history(database_url) == 10, 20, "the devices are known")
+    stuck += (more := [("meter", meter_reading(f"STUCK-{number}")) for number in range(10)])
     with held_in_commit(database_url) as wait_for_flush:
-        publish_all(publisher, readings)
+        publish_all(publisher, more)
         pid = wait_for_flush()
-        with stopped(pid):
-            wait_until(lambda: f"perhaps pid {pid} (wattline ingest)" in ingestor.output(), 60, "it says who")
-            assert get_status(f"{ingestor.metrics_url}/readyz") == 503
-        sql("SELECT pg_terminate_backend(%s, 5000)", pid)
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        more = [("meter", meter_reading(f"STUCK-{number}")) for number in range(5)]
+        publish_all(publisher, [*others[:100], *more, *others[100:]])
+        stuck += more
+        wait_until(lambda: rows_in_history(database_url) == 10 + 200, 60, "all others are stored")
+        assert get_status(f"{ingestor.metrics_url}/readyz") == 503
+        assert f"perhaps pid {pid} (wattline ingest)" in ingestor.output()
+        assert metric(ingestor, "wattline_readings_pending") == 15
+    finally:
+        os.kill(pid, signal.SIGCONT)
     last = publish_last(publisher, database_url, 60)
-    assert_stored_once(database_url, [*readings, last])
-    assert assert_books_balance(ingestor) == len(readings) + 1
+    assert_stored_once(database_url, [*stuck, *others, last], timeout=30)
+    wait_until(lambda: get_status(f"{ingestor.metrics_url}/readyz") == 200, 30, "ready again")
+    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, 30, "everything is acknowledged")
+    assert assert_books_balance(ingestor) == len(stuck) + 200 + 1
+    assert metric(ingestor, "wattline_mqtt_reconnects_total") == 0
