@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import mqtt5
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,3 +107,24 @@ def test_an_offset_is_taken_to_utc():
     reading = meter_reading("M") | {"timestamp": "2026-01-31T15:30:00.5+01:30"}
     batch, _ = decode(("v1/telemetry/meter/M", reading))
     assert batch.meters[0][1] == int(NOW.timestamp() * 1e6) + 500_000
+
+
+@pytest.mark.parametrize("kept_per_second", [0, 10, 1_000_000])
+def test_what_a_wrong_clock_refused_is_judged_again(kept_per_second):
+    """Also where refusals are not kept: until both clocks were looked at, none of them is final."""
+    monotonic = 50.0
+    limit = KeepLimit(kept_per_second, clock=lambda: monotonic)
+    judge, batch = Decoder(max_skew_seconds=300, max_age_days=30, keep_limit=limit), Batch()
+    meters = [meter_reading("M", NOW + timedelta(seconds=n)) for n in range(100)]
+    hasty = meter_reading("M", NOW + timedelta(hours=1))
+    packets = [
+        mqtt5.PublishPacket("v1/telemetry/meter/M", json.dumps(payload).encode()) for payload in (meters, hasty, {})
+    ]
+    judge.decode(packets, batch, (NOW - timedelta(hours=1)).timestamp())
+    assert batch.refusals == {"clock_skew": 101, "invalid_shape": 1}
+    judge.judge_again(batch, NOW.timestamp())
+    assert len(batch.meters) == 100
+    assert +batch.refusals == {"clock_skew": 1, "invalid_shape": 1}
+    assert [refused.code for refused in batch.rejected] == (["clock_skew", "invalid_shape"] if kept_per_second else [])
+    assert batch.readings == batch.received == 102
+    assert limit.pause_seconds() < 0, "readings that were taken cost nothing of what may be kept"
