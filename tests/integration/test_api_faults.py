@@ -41,9 +41,8 @@ def behind_proxy(
 
 def ask(process: WattlineProcess, path: str) -> int:
     """The status of an answer that came within the promised time, in the form of the contract."""
-    started = time.monotonic()
     response = get(process.http_url + path, timeout=PROMISED_SECONDS + 5)
-    assert time.monotonic() - started < PROMISED_SECONDS
+    assert response.elapsed.total_seconds() < PROMISED_SECONDS  # without the making of a client, which takes CPU time
     if response.status_code == 503:
         assert response.headers["retry-after"].isdigit()
         assert response.json()["success"] is False
