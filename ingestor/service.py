@@ -37,9 +37,9 @@ from ingestor.schema.catalogue import check_kinds
 from ingestor.schema.migrate import MigrationError, migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
 from ingestor.sink import Sink
-from ingestor.subscription import Remembered, forget_filters, remember_filter
+from ingestor.subscription import Remembered, forget_filters, remember_filter, remembered
 from ingestor.window import BrokerWindow
-from mqtt.errors import LinkRefused
+from mqtt.errors import LinkLost, LinkRefused
 from mqtt.link import Link, LinkOptions
 from mqtt.options import RECEIVE_MAXIMUM_MAX
 from postgres.connecting import connect
@@ -109,6 +109,7 @@ class Ingestor:
             packet_bytes_wanted=PAYLOAD_BYTES_MAX,
         )
         self._link: Link | None = None
+        self._filter_is_known = False
         self.metrics.watch(
             pending=self._pipeline.pending,
             inflight=self._pipeline.inflight,
@@ -138,12 +139,15 @@ class Ingestor:
 
     async def _ingest(self, before: Remembered) -> bool:
         settings, pipeline = self._settings, self._pipeline
+        topic_filter = subscription_filter(settings.mqtt_share_group)
+        self._filter_is_known = topic_filter in before.filters
         broker_watch = BrokerWatch(self._link_options, self.metrics.registry)
         self._link = link = Link(
             self._link_options,
-            subscribe=[subscription_filter(settings.mqtt_share_group)],
-            unsubscribe=before.old_filters,
-            known_to_broker=before.seen_before,
+            subscribe=[topic_filter],
+            unsubscribe=before.to_leave(topic_filter),
+            known_to_broker=bool(before.filters),
+            before_subscribe=self._remember,
             before_connect=broker_watch.introduce,
             on_publish=pipeline.receive,
             on_reconnect=self.metrics.reconnected,
@@ -213,8 +217,7 @@ class Ingestor:
                         logger.warning("%s holds readings of a kind that this program does not declare", table)
                     await self._watch.agreed(judged_by_clock=False)
                     await ensure_partitions(connection, days_ahead(datetime.fromtimestamp(self._clocks.now(), UTC)))
-                    topic_filter = subscription_filter(settings.mqtt_share_group)
-                    return await remember_filter(connection, settings.mqtt_client_id, topic_filter)
+                    return await remembered(connection, settings.mqtt_client_id)
             except UnfitError:
                 raise
             except psycopg.Error as error:
@@ -226,6 +229,21 @@ class Ingestor:
 
     def _clocks_looked_at(self) -> None:
         self._pipeline.read_on()
+
+    async def _remember(self) -> None:
+        """Write the filter down before it is subscribed, so that no session keeps one that nobody knows of."""
+        if self._filter_is_known:
+            return
+        settings = self._settings
+        try:
+            async with await connect(settings.database_conninfo, autocommit=True) as connection:
+                await remember_filter(
+                    connection, settings.mqtt_client_id, subscription_filter(settings.mqtt_share_group)
+                )
+        except psycopg.Error as error:
+            problem = str(error) if isinstance(error, UnfitError) else explain(error, settings.database_label)
+            raise LinkLost(f"the subscription waits for the database, which is to remember it: {problem}") from None
+        self._filter_is_known = True
 
     async def _forget(self, topic_filter: str) -> None:
         """Once the broker has confirmed that an old filter is unsubscribed, nobody needs to remember it."""

@@ -16,26 +16,29 @@ from psycopg.rows import TupleRow
 class Remembered:
     """What is known of the client id from before."""
 
-    old_filters: list[str]
-    """Those that are to go, once the new one is granted."""
-    seen_before: bool
-    """Whether it has subscribed before: then the broker should have its session."""
+    filters: list[str]
+    """Subscribed, or about to be when the process ended."""
+
+    def to_leave(self, topic_filter: str) -> list[str]:
+        """Those that are to go, once this one is granted."""
+        return [each for each in self.filters if each != topic_filter]
 
 
-async def remember_filter(connection: AsyncConnection[TupleRow], client_id: str, topic_filter: str) -> Remembered:
-    """Write down the filter that is about to be subscribed; the result is what was written down before."""
+async def remembered(connection: AsyncConnection[TupleRow], client_id: str) -> Remembered:
+    """What was written down before."""
+    rows = await connection.execute(
+        "SELECT filter FROM mqtt_subscriptions WHERE client_id = %s ORDER BY filter", (client_id,)
+    )
+    return Remembered([str(row[0]) for row in await rows.fetchall()])
+
+
+async def remember_filter(connection: AsyncConnection[TupleRow], client_id: str, topic_filter: str) -> None:
+    """Write down the filter that is about to be subscribed."""
     async with connection.transaction():
-        known = await connection.execute("SELECT FROM mqtt_subscriptions WHERE client_id = %s LIMIT 1", (client_id,))
-        seen_before = await known.fetchone() is not None
         await connection.execute(
             "INSERT INTO mqtt_subscriptions (client_id, filter) VALUES (%s, %s) ON CONFLICT DO NOTHING",
             (client_id, topic_filter),
         )
-        old = await connection.execute(
-            "SELECT filter FROM mqtt_subscriptions WHERE client_id = %s AND filter <> %s ORDER BY filter",
-            (client_id, topic_filter),
-        )
-        return Remembered([str(row[0]) for row in await old.fetchall()], seen_before)
 
 
 async def forget_filters(connection: AsyncConnection[TupleRow], client_id: str, filters: list[str]) -> None:

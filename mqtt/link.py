@@ -61,6 +61,7 @@ class Link:
         on_reconnect: Callable[[], None] = lambda: None,
         on_session_lost: Callable[[], None] = lambda: None,
         before_connect: Callable[[], Awaitable[None]] = _nothing_before,
+        before_subscribe: Callable[[], Awaitable[None]] = _nothing_before,
         on_unsubscribed: Callable[[str], Awaitable[None]] = _nothing_to_forget,
         known_to_broker: bool = False,
     ) -> None:
@@ -69,6 +70,7 @@ class Link:
         only once these are granted, so that nothing falls in between; `on_unsubscribed` hears of each that is left.
 
         `before_connect` is awaited before each attempt to connect; it must be quick, and raise nothing.
+        `before_subscribe` is awaited once the broker has accepted us; a LinkError of it costs the attempt.
         `known_to_broker`: an earlier process had a session under this client id; it is missed from the start.
         """
         self._options = options
@@ -79,6 +81,7 @@ class Link:
         self._on_session_lost = on_session_lost
         self._on_unsubscribed = on_unsubscribed
         self._before_connect = before_connect
+        self._before_subscribe = before_subscribe
         self._session_expected = known_to_broker
         self._shortcomings: list[str] = []
         self._connection: Connection | None = None
@@ -147,6 +150,7 @@ class Link:
         connection = await Connection.open(self._options, self._on_publish)
         try:
             self._weigh(connection)
+            await self._before_subscribe()
             for topic_filter in self._subscribe:
                 await connection.subscribe(topic_filter)
         except LinkError as error:
