@@ -180,7 +180,7 @@ class Settings(BaseSettings):
         ),
     ] = None
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="least level logged")] = "INFO"
-    log_format: Annotated[Literal["text", "json"], Field(description="for people or for machines")] = "text"
+    log_format: Annotated[Literal["text", "json"], Field(description="`text` for people, `json` for machines")] = "text"
 
     @model_validator(mode="before")
     @classmethod

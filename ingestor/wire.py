@@ -1,7 +1,7 @@
 """Rows in PostgreSQL's binary formats: a COPY stream and arrays, for just the types that a flush sends.
 
 Hand-made because this is the hottest code on the way to the database: psycopg's `write_row` costs about three times as
-much a row, and its generic array dumper more again (figures in docs/architecture.md). The formats are PostgreSQL's
+much a row, and its generic array dumper more again (figures in docs/benchmarks.md). The formats are PostgreSQL's
 documented ones ("Binary Format" of COPY, and `array_recv`), unchanged since 7.4.
 """
 

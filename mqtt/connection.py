@@ -1,8 +1,8 @@
 """One network connection to the broker, from CONNECT to its end: an asyncio Protocol over the `mqtt5` codec.
 
-Why not a client library: paho-mqtt costs 32 µs a message, aiomqtt 2 cannot acknowledge by hand; the codec on a Protocol
-costs 3 to 5 µs (docs/architecture.md). It hands on what was received and reports how it ended; it never reconnects
-(`mqtt.link.Link` does) and never acknowledges by itself. Packet ids live and die with it.
+Why not a client library: paho-mqtt costs several times as much a message (docs/benchmarks.md), and aiomqtt 2 cannot
+acknowledge by hand. It hands on what was received and reports how it ended; it never reconnects (`mqtt.link.Link` does)
+and never acknowledges by itself. Packet ids live and die with it.
 """
 
 from __future__ import annotations
