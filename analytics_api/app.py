@@ -9,25 +9,16 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from analytics_api import (
-    fleet,
-    gateway,
-    history,
-    links,
-    lists,
-    openapi,
-    page,
-    performance,
-    probes,
-    status,
-    stream,
-    swagger,
-)
-from analytics_api.access import GuardedApp, RulesInForce
+from analytics_api import probes
+from analytics_api.analytics import fleet, links, performance
+from analytics_api.analytics.meters import MeterConvention
 from analytics_api.database import Database
-from analytics_api.errors import EXCEPTION_HANDLERS
-from analytics_api.meters import MeterConvention
-from analytics_api.metrics import MeasuredApp, build_registry
+from analytics_api.description import openapi, swagger
+from analytics_api.http.access import GuardedApp, RulesInForce
+from analytics_api.http.errors import EXCEPTION_HANDLERS
+from analytics_api.http.metrics import MeasuredApp, build_registry
+from analytics_api.live import page, stream
+from analytics_api.readings import gateway, history, lists, status
 from config.http_room import Room
 from config.settings import Settings
 

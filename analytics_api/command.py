@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 0 after a stop, 1 where the port cannot be had."""
-    from analytics_api.listening import ListenError  # noqa: PLC0415 - `--help` needs none of it
+    from analytics_api.http.listening import ListenError  # noqa: PLC0415 - `--help` needs none of it
     from analytics_api.server import serve  # noqa: PLC0415
 
     load = partial(load_settings, beside_up=True, data_dir=args.data_dir, host=args.host, port=args.port)

@@ -19,7 +19,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from analytics_api.errors import UnavailableError
+from analytics_api.http.errors import UnavailableError
 from postgres.connecting import Session, with_defaults
 from postgres.session import Limits
 from postgres.trouble import NO_ANSWER, trouble_with

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from analytics_api.answers import answer
 from analytics_api.database import Database
-from analytics_api.errors import Problem, UnavailableError
+from analytics_api.http.answers import answer
+from analytics_api.http.errors import Problem, UnavailableError
 
 SCHEMA_VERSION = "SELECT max(version) FROM schema_migrations"
 

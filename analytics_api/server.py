@@ -12,11 +12,11 @@ import socket
 import sys
 from collections.abc import Callable
 
-from analytics_api.access import AccessRules, RulesInForce, bound_to_loopback
 from analytics_api.app import create_app
-from analytics_api.envelope import EnvelopedApp
-from analytics_api.listening import listen, url_of
-from analytics_api.stream import LISTENERS_MAX
+from analytics_api.http.access import AccessRules, RulesInForce, bound_to_loopback
+from analytics_api.http.envelope import EnvelopedApp
+from analytics_api.http.listening import listen, url_of
+from analytics_api.live.stream import LISTENERS_MAX
 from config.http_room import Room
 from config.http_server import BoundedServer, bounded_config, connections_max, note_requests
 from config.logging import configure_logging

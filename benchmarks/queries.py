@@ -23,12 +23,12 @@ from typing import Any, LiteralString
 
 import psycopg
 
+from analytics_api.analytics.fleet_figures import FLEET, FleetPeriod, fleet_parameters
+from analytics_api.analytics.meters import MeterConvention
+from analytics_api.analytics.performance import PERFORMANCE, performance_parameters
 from analytics_api.database import Query
-from analytics_api.fleet_figures import FLEET, FleetPeriod, fleet_parameters
-from analytics_api.meters import MeterConvention
-from analytics_api.parameters import Window
-from analytics_api.performance import PERFORMANCE, performance_parameters
-from analytics_api.status import NEWEST
+from analytics_api.http.parameters import Window
+from analytics_api.readings.status import NEWEST
 from benchmarks.cpu import cpu_seconds
 from benchmarks.day import DEVICES_MAX, DIGITS, HOURS, load_day, vacuum
 from benchmarks.errors import BenchmarkError

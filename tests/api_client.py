@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 from pydantic import BaseModel
 
-from analytics_api.openapi import JSON, OPERATIONS, Operation
-from analytics_api.schemas import Failure
+from analytics_api.description.openapi import JSON, OPERATIONS, Operation
+from analytics_api.description.schemas import Failure
 
 OK_MOST = 299
 

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
-from analytics_api.cursors import microseconds, write_cursor
-from analytics_api.fleet_figures import FLEET, FleetPeriod, VehicleFigures, fleet_parameters
-from analytics_api.meters import MeterConvention
+from analytics_api.analytics.fleet_figures import FLEET, FleetPeriod, VehicleFigures, fleet_parameters
+from analytics_api.analytics.meters import MeterConvention
+from analytics_api.http.cursors import microseconds, write_cursor
 from ingestor.batch import Batch
 from ingestor.hourly import HOUR, HOUR_US, hour_of, roll
 from ingestor.schema.partitions import ensure_partitions

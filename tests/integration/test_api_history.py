@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from analytics_api import csv_answers
-from analytics_api.cursors import microseconds, write_cursor
 from analytics_api.database import STREAMS_MAX
 from analytics_api.database import Database as ApiDatabase
-from analytics_api.history import History
+from analytics_api.http import csv_answers
+from analytics_api.http.cursors import microseconds, write_cursor
+from analytics_api.readings.history import History
 from telemetry.kinds import KINDS, METER
 from tests.api_client import api_client
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store

@@ -16,9 +16,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from analytics_api.meters import MeterConvention
-from analytics_api.parameters import Window
-from analytics_api.performance import PERFORMANCE, performance_parameters
+from analytics_api.analytics.meters import MeterConvention
+from analytics_api.analytics.performance import PERFORMANCE, performance_parameters
+from analytics_api.http.parameters import Window
 from ingestor.schema.migrate import migrate
 from ingestor.schema.partitions import ensure_partitions
 from postgres.connecting import connect

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from analytics_api.database import API_ROLE, Database
-from analytics_api.errors import UnavailableError
+from analytics_api.http.errors import UnavailableError
 from tests.api_process import prepare
 
 WHO = "SELECT current_user::text"

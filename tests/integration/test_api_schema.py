@@ -23,7 +23,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from schemathesis import Case, GenerationMode
 from schemathesis.config import SchemathesisConfig
 
-from analytics_api import kind_schemas, openapi
+from analytics_api.description import kind_schemas, openapi
 from tests.api_client import post
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database, new_broker

@@ -21,10 +21,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.types import Message
 
-from analytics_api import stream as streams
 from analytics_api.database import Database as ApiDatabase
-from analytics_api.kind_schemas import FleetEvent
-from analytics_api.stream import CHANGED_MAX, Listener, Stream, TooManyListenersError
+from analytics_api.description.kind_schemas import FleetEvent
+from analytics_api.live import stream as streams
+from analytics_api.live.stream import CHANGED_MAX, Listener, Stream, TooManyListenersError
 from config.http_protocol import BoundedProtocol
 from tests.api_process import MeterRow, VehicleRow, prepare, prepared_database, running_api, store
 from tests.backends import Database

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from analytics_api.listening import listen
+from analytics_api.http.listening import listen
 from config import http_protocol as protocol
 from config.http_protocol import HEAD_BYTES_MAX, URL_BYTES_MAX
 from config.http_room import Room

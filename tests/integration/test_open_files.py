@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from analytics_api.stream import listeners_max
+from analytics_api.live.stream import listeners_max
 from config.http_server import connections_max
 from config.open_files import raise_limit
 from tests.api_client import api_client

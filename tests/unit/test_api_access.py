@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from analytics_api import bodies
-from analytics_api.access import AccessRules
-from analytics_api.errors import BodyTimeoutError
+from analytics_api.http import bodies
+from analytics_api.http.access import AccessRules
+from analytics_api.http.errors import BodyTimeoutError
 from config.errors import SettingsError
 from config.settings import Settings, load_settings
 

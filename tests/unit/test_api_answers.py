@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_api.answers import answer, number, timestamp
+from analytics_api.http.answers import answer, number, timestamp
 
 
 @pytest.mark.parametrize(

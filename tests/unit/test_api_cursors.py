@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from analytics_api.cursors import from_microseconds, microseconds, read_cursor, write_cursor
-from analytics_api.errors import InvalidParameterError
+from analytics_api.http.cursors import from_microseconds, microseconds, read_cursor, write_cursor
+from analytics_api.http.errors import InvalidParameterError
 
 SHAPE: TypeAdapter[tuple[object, ...]] = TypeAdapter(tuple[str, int])
 LISTING = "some list"

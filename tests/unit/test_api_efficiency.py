@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analytics_api.efficiency import Efficiency
+from analytics_api.analytics.efficiency import Efficiency
 
 energies = st.floats(min_value=0, max_value=1e9)
 

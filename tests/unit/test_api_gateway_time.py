@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from analytics_api.errors import InvalidBodyError
-from analytics_api.gateway import _by_device, _validated_array
+from analytics_api.http.errors import InvalidBodyError
+from analytics_api.readings.gateway import _by_device, _validated_array
 from telemetry.kinds import METER
 from telemetry.readings import ReadingWindow, is_overfull, without_surplus
 from tests.devices import meter_reading

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from analytics_api import openapi, schemas
-from analytics_api.access import AccessRules, RulesInForce
 from analytics_api.app import create_app
-from analytics_api.parameters import HOURS_MAX, LIMIT_MAX
+from analytics_api.description import openapi, schemas
+from analytics_api.http.access import AccessRules, RulesInForce
+from analytics_api.http.parameters import HOURS_MAX, LIMIT_MAX
 from config.http_room import Room
 from config.settings import Settings
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from analytics_api.errors import InvalidParameterError, Problem
-from analytics_api.parameters import Window, cursor, device_id, limit, limit_given, moment, whole_number, window
+from analytics_api.http.errors import InvalidParameterError, Problem
+from analytics_api.http.parameters import Window, cursor, device_id, limit, limit_given, moment, whole_number, window
 
 NOW = datetime(2026, 1, 31, 14, tzinfo=UTC)
 

@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 
-from analytics_api.cursors import CURSOR_CHARACTERS_MAX
-from analytics_api.errors import InvalidParameterError
+from analytics_api.http.cursors import CURSOR_CHARACTERS_MAX
+from analytics_api.http.errors import InvalidParameterError
 from telemetry.readings import DeviceId, Timestamp
 
 HOURS_DEFAULT = 24
@@ -69,7 +69,7 @@ def limit_given(request: Request) -> int | None:
 
 
 def cursor(request: Request) -> str | None:
-    """Where the page begins, unread (`analytics_api.cursors` reads it); None for the first page."""
+    """Where the page begins, unread (`http/cursors.py` reads it); None for the first page."""
     text = only(request, "cursor")
     if text is not None and not 1 <= len(text) <= CURSOR_CHARACTERS_MAX:
         raise InvalidParameterError("cursor", "is not one that this list gave; leave it out to begin anew")

@@ -17,7 +17,7 @@ from typing import Self
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from analytics_api.errors import ApiError, ForbiddenError, UnauthorizedError, failure_response
+from analytics_api.http.errors import ApiError, ForbiddenError, UnauthorizedError, failure_response
 from config.hosts import host_name, names_loopback
 from config.settings import Settings
 

@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from analytics_api.answers import json_response
 from analytics_api.database import Database
-from analytics_api.errors import UnavailableError
-from analytics_api.records import Record
+from analytics_api.http.answers import json_response
+from analytics_api.http.errors import UnavailableError
+from analytics_api.readings.records import Record
 
 # For 200 KB to be taken; and for the whole file, as an open snapshot holds up PostgreSQL's vacuum and retention.
 SEND_SECONDS_MAX = 30.0

@@ -21,11 +21,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from analytics_api.answers import answer, json_response, timestamp
-from analytics_api.bodies import json_body
 from analytics_api.database import Database
-from analytics_api.errors import ConflictError, InvalidBodyError, Problem, UnavailableError, UnknownDeviceError
-from analytics_api.parameters import device_id
+from analytics_api.http.answers import answer, json_response, timestamp
+from analytics_api.http.bodies import json_body
+from analytics_api.http.errors import ConflictError, InvalidBodyError, Problem, UnavailableError, UnknownDeviceError
+from analytics_api.http.parameters import device_id
 from telemetry.readings import DeviceId, Timestamp
 
 LINK_BYTES_MAX = 10_000  # a link has 300 at most; a thousand unknown fields are complained about in 3 ms

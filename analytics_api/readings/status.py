@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from analytics_api.answers import answer
 from analytics_api.database import Database
-from analytics_api.errors import UnknownDeviceError
-from analytics_api.parameters import device_id
-from analytics_api.records import STATUS, Record
+from analytics_api.http.answers import answer
+from analytics_api.http.errors import UnknownDeviceError
+from analytics_api.http.parameters import device_id
+from analytics_api.readings.records import STATUS, Record
 from telemetry.kinds import KINDS, Kind
 
 # The newest reading of one device.

@@ -25,10 +25,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from analytics_api.answers import timestamp
 from analytics_api.database import Database
-from analytics_api.errors import UnavailableError
-from analytics_api.records import STATUS, Record
+from analytics_api.http.answers import timestamp
+from analytics_api.http.errors import UnavailableError
+from analytics_api.readings.records import STATUS, Record
 from telemetry.kinds import KINDS
 
 INTERVAL_SECONDS = 1.0

@@ -12,9 +12,9 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from analytics_api.meters import MeterConvention
+from analytics_api.analytics.meters import MeterConvention
 
-_WEB = Path(__file__).parent / "web"
+_WEB = Path(__file__).parent.parent / "web"
 _HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (

@@ -1,6 +1,6 @@
 """The answers of the API as models: what /openapi.json describes, and what tests hold the answers against.
 
-Those about one kind of reading are made in `analytics_api.kind_schemas`; those here that name vehicle and meter are
+Those about one kind of reading are made in `kind_schemas`; those here that name vehicle and meter are
 about pairs of them. Nothing here runs while a request is answered; the modules of the routes build their answers
 themselves. A field that no model names is an error of the API, never of the client, so every model refuses it.
 """
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from analytics_api.parameters import LIMIT_MAX
+from analytics_api.http.parameters import LIMIT_MAX
 from telemetry.readings import DeviceId
 
 Moment = Annotated[

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
-from analytics_api.errors import BodyTimeoutError, BodyTooLargeError, InvalidBodyError, UnsupportedTypeError
+from analytics_api.http.errors import BodyTimeoutError, BodyTooLargeError, InvalidBodyError, UnsupportedTypeError
 from telemetry.readings import CONTAINERS_MAX, is_overfull
 from telemetry.readings import PAYLOAD_BYTES_MAX as BODY_BYTES_MAX
 

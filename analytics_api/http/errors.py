@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from analytics_api.answers import json_response
+from analytics_api.http.answers import json_response
 
 RETRY_AFTER_SECONDS = 2
 

@@ -1,6 +1,6 @@
 """The models of answers and bodies about a kind of reading, made from its declaration: MeterStatus, VehicleReading, ….
 
-Like those of `analytics_api.schemas`, they describe and are held against answers in tests; no request runs through one.
+Like those of `schemas`, they describe and are held against answers in tests; no request runs through one.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, RootModel, create_model
 
-from analytics_api.parameters import LIMIT_MAX
-from analytics_api.schemas import Accepted, Count, Exact, Measured, Moment, Page, Success
-from analytics_api.stream import CHANGED_MAX
+from analytics_api.description.schemas import Accepted, Count, Exact, Measured, Moment, Page, Success
+from analytics_api.http.parameters import LIMIT_MAX
+from analytics_api.live.stream import CHANGED_MAX
 from telemetry.kinds import KINDS, Kind
 from telemetry.readings import DeviceId, payload_type
 
@@ -55,7 +55,7 @@ def _newest(kind: Kind) -> str:
 
 
 def _record(kind: Kind, name: str, meaning: str, first: str, second: str) -> Model:
-    """The id, the measures, two moments: what `analytics_api.records` writes."""
+    """The id, the measures, two moments: what `readings/records.py` writes."""
     measured = {measure.name: Measured for measure in kind.measures}
     fields = {kind.id_field: DeviceId, **measured, first: Moment, second: Moment}
     return _model(kind.title + name, Exact, meaning, fields)

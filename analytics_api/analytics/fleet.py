@@ -21,13 +21,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from analytics_api import parameters
-from analytics_api.answers import answer, json_response, number, timestamp
-from analytics_api.cursors import from_microseconds, microseconds, read_cursor, write_cursor
+from analytics_api.analytics.fleet_figures import FleetPeriod, VehicleFigures, fleet_figures
+from analytics_api.analytics.meters import MeterConvention
 from analytics_api.database import ANSWER_SECONDS_MAX, Database
-from analytics_api.errors import InvalidParameterError, UnavailableError
-from analytics_api.fleet_figures import FleetPeriod, VehicleFigures, fleet_figures
-from analytics_api.meters import MeterConvention
+from analytics_api.http import parameters
+from analytics_api.http.answers import answer, json_response, number, timestamp
+from analytics_api.http.cursors import from_microseconds, microseconds, read_cursor, write_cursor
+from analytics_api.http.errors import InvalidParameterError, UnavailableError
 from telemetry.readings import DeviceId
 
 CACHE_SECONDS = 5.0

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from analytics_api.errors import InvalidParameterError
+from analytics_api.http.errors import InvalidParameterError
 
 CURSOR_CHARACTERS_MAX = 1_000
 

@@ -11,7 +11,7 @@ from math import isfinite
 
 from psycopg.rows import TupleRow
 
-from analytics_api.answers import number, timestamp
+from analytics_api.http.answers import number, timestamp
 from telemetry.kinds import KINDS, Kind
 
 

@@ -25,9 +25,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from analytics_api.answers import json_response, timestamp
-from analytics_api.bodies import json_body
-from analytics_api.errors import InvalidBodyError, Problem, UnavailableError
+from analytics_api.http.answers import json_response, timestamp
+from analytics_api.http.bodies import json_body
+from analytics_api.http.errors import InvalidBodyError, Problem, UnavailableError
 from config.settings import Settings
 from mqtt.errors import LinkError, LinkRefused
 from mqtt.link import Link, LinkOptions

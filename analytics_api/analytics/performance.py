@@ -13,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from analytics_api.answers import answer, number, timestamp
+from analytics_api.analytics.efficiency import Efficiency
+from analytics_api.analytics.meters import MeterConvention
 from analytics_api.database import Database
-from analytics_api.efficiency import Efficiency
-from analytics_api.errors import UnknownDeviceError
-from analytics_api.meters import MeterConvention
-from analytics_api.parameters import Window, device_id, window
+from analytics_api.http.answers import answer, number, timestamp
+from analytics_api.http.errors import UnknownDeviceError
+from analytics_api.http.parameters import Window, device_id, window
 
 # No row for an unknown vehicle: one that has a status is known, whatever it did in the window. A meter counts for the
 # part of the window in which it fed the vehicle; the window stands beside that part, so that no partition outside it

@@ -19,14 +19,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from analytics_api import schemas
-from analytics_api.cursors import CURSOR_CHARACTERS_MAX
-from analytics_api.errors import RETRY_AFTER_SECONDS
-from analytics_api.fleet import ORDERS, SORTS
-from analytics_api.kind_schemas import MODELS
-from analytics_api.links import LinkBody
-from analytics_api.lists import STALE_SECONDS_MAX
-from analytics_api.parameters import HOURS_DEFAULT, HOURS_MAX, LIMIT_DEFAULT, LIMIT_MAX
+from analytics_api.analytics.fleet import ORDERS, SORTS
+from analytics_api.analytics.links import LinkBody
+from analytics_api.description import schemas
+from analytics_api.description.kind_schemas import MODELS
+from analytics_api.http.cursors import CURSOR_CHARACTERS_MAX
+from analytics_api.http.errors import RETRY_AFTER_SECONDS
+from analytics_api.http.parameters import HOURS_DEFAULT, HOURS_MAX, LIMIT_DEFAULT, LIMIT_MAX
+from analytics_api.readings.lists import STALE_SECONDS_MAX
 from telemetry.kinds import KINDS, VEHICLE, Kind
 from telemetry.readings import DeviceId, Timestamp
 

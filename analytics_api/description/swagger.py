@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
 _FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
-_WEB = Path(__file__).parent / "web"
+_WEB = Path(__file__).parent.parent / "web"
 _VENDORED = _WEB / "vendor" / "swagger-ui"
 _FILE_HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
 _HEADERS = {

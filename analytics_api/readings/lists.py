@@ -15,12 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from analytics_api import parameters
-from analytics_api.csv_answers import CsvAnswer, page_answer, prefers_csv
-from analytics_api.cursors import read_cursor, write_cursor
 from analytics_api.database import Database
-from analytics_api.errors import InvalidParameterError
-from analytics_api.records import STATUS, Record
+from analytics_api.http import parameters
+from analytics_api.http.csv_answers import CsvAnswer, page_answer, prefers_csv
+from analytics_api.http.cursors import read_cursor, write_cursor
+from analytics_api.http.errors import InvalidParameterError
+from analytics_api.readings.records import STATUS, Record
 from telemetry.kinds import KINDS, Kind
 from telemetry.readings import DeviceId
 
