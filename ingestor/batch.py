@@ -136,6 +136,10 @@ class Batch:
         self.redelivered = self.redelivered or later.redelivered
         self.may_be_stored = self.may_be_stored or later.may_be_stored
 
+    def forget(self) -> None:
+        """Its rows and refusals are where they belong; what may remain is an acknowledgement that waits its turn."""
+        self.meters, self.vehicles, self.rejected = [], [], []
+
     def owe(self, connection: Connection, packet_ids: list[int]) -> None:
         """Remember what to acknowledge, and to whom."""
         if not packet_ids:

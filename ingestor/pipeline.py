@@ -287,6 +287,7 @@ class Pipeline:
                     logger.info("the readings that waited for a lock are stored")
         self._acknowledge(monotonic)
         self._tell_of_refusals(batch, outcome, spooled)
+        batch.forget()
         self.read_on()
 
     def _hold(self, batch: Batch, outcome: Outcome) -> None:
