@@ -96,8 +96,8 @@ async def ingest_row_at_a_time(settings: Settings, count: int) -> None:
 async def _store(database: AsyncConnection[TupleRow], batch: Batch) -> None:
     async with database.transaction():
         for rows, history, status in (
-            (batch.meters, METER_HISTORY, METER_STATUS),
-            (batch.vehicles, VEHICLE_HISTORY, VEHICLE_STATUS),
+            (batch.rows["meter"], METER_HISTORY, METER_STATUS),
+            (batch.rows["vehicle"], VEHICLE_HISTORY, VEHICLE_STATUS),
         ):
             for row in rows:
                 values = _values(row)

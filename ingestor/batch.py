@@ -7,22 +7,18 @@ connection that they came on. It is either committed as a whole (refused reading
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Literal, TypeVar
+from typing import Literal
 
 from mqtt.connection import Connection
 from mqtt.errors import LinkError
+from telemetry.kinds import KINDS
 from telemetry.readings import ReasonCode
 
-MeterRow = tuple[str, int, float, float]
-"""(meter id, timestamp in µs since 1970, AC energy in kWh, voltage)"""
-VehicleRow = tuple[str, int, float, float, float]
-"""(vehicle id, timestamp in µs since 1970, state of charge in %, DC energy in kWh, battery temperature in °C)"""
-Row = MeterRow | VehicleRow
-
-R = TypeVar("R", bound=Row)
+Row = tuple[str, int, *tuple[float, ...]]
+"""(device id, timestamp in µs since 1970, the measures of its kind in the order of their declaration)"""
 
 Trigger = Literal["interval", "rows", "bytes", "shutdown"]
 
@@ -51,8 +47,8 @@ class Rejection:
 class Batch:
     """What was received since the last batch was closed, in the order of receiving."""
 
-    meters: list[MeterRow] = field(default_factory=list)
-    vehicles: list[VehicleRow] = field(default_factory=list)
+    rows: dict[str, list[Row]] = field(default_factory=lambda: {kind.name: [] for kind in KINDS})
+    """Readings, by the name of their kind."""
     rejected: list[Rejection] = field(default_factory=list)
     """What is to be kept of the refusals: of nonsense at most REJECTED_MAX_PER_SECOND."""
     refusals: Counter[ReasonCode] = field(default_factory=Counter)
@@ -89,29 +85,32 @@ class Batch:
 
     def per_second(self) -> Counter[int]:
         """Readings by the second (since 1970) of their timestamp."""
-        seconds = [row[1] // 1_000_000 for row in self.meters]
-        seconds += [row[1] // 1_000_000 for row in self.vehicles]
-        return Counter(seconds)
+        return Counter([row[1] // 1_000_000 for rows in self.rows.values() for row in rows])
+
+    @property
+    def rows_in_all(self) -> int:
+        """How many rows it has, of all kinds."""
+        return sum(map(len, self.rows.values()))
 
     @property
     def readings(self) -> int:
         """Readings in the books as pending while this batch is not committed."""
-        return len(self.meters) + len(self.vehicles) + self.refusals.total()
+        return self.rows_in_all + self.refusals.total()
 
     def halves(self) -> list[Batch]:
         """Its rows in two batches without anything else; it has two rows or more."""
-        meters, vehicles = len(self.meters) // 2, len(self.vehicles) // 2
+        first = {kind: rows[: len(rows) // 2] for kind, rows in self.rows.items()}
         return [
-            Batch(meters=self.meters[:meters], vehicles=self.vehicles[:vehicles]),
-            Batch(meters=self.meters[meters:], vehicles=self.vehicles[vehicles:]),
+            Batch(rows=first),
+            Batch(rows={kind: rows[len(first[kind]) :] for kind, rows in self.rows.items()}),
         ]
 
-    def rest(self, meters: list[MeterRow], vehicles: list[VehicleRow]) -> Batch:
+    def rest(self, left_out: Mapping[str, list[Row]]) -> Batch:
         """Rows that were left out, as a batch of their own; the acknowledgements stay with this one."""
+        rows = {kind: left_out.get(kind, []) for kind in self.rows}
         return Batch(
-            meters=meters,
-            vehicles=vehicles,
-            received=len(meters) + len(vehicles),
+            rows=rows,
+            received=sum(map(len, rows.values())),
             received_at=self.received_at,
             redelivered=self.redelivered,
             may_be_stored=True,
@@ -122,8 +121,8 @@ class Batch:
 
     def absorb(self, later: Batch) -> None:
         """Take over everything of the batch that was received next."""
-        self.meters += later.meters
-        self.vehicles += later.vehicles
+        for kind, rows in later.rows.items():
+            self.rows[kind] += rows
         self.rejected += later.rejected
         self.refusals.update(later.refusals)
         self.arrivals += later.arrivals
@@ -138,7 +137,8 @@ class Batch:
 
     def forget(self) -> None:
         """Its rows and refusals are where they belong; what may remain is an acknowledgement that waits its turn."""
-        self.meters, self.vehicles, self.rejected = [], [], []
+        self.rows = {kind: [] for kind in self.rows}
+        self.rejected = []
 
     def owe(self, connection: Connection, packet_ids: list[int]) -> None:
         """Remember what to acknowledge, and to whom."""
@@ -183,7 +183,7 @@ class FlushPolicy:
         return batch.arrivals[0][0] + self.interval_seconds - now
 
 
-def in_key_order(rows: Sequence[R]) -> list[R]:
+def in_key_order(rows: Sequence[Row]) -> list[Row]:
     """The rows in the order of (device, time), for a batch that repeats no reading.
 
     Sorted keys keep several ingestors from deadlocking, and give the index its pages in order. Rows compare as they
@@ -192,12 +192,12 @@ def in_key_order(rows: Sequence[R]) -> list[R]:
     return sorted(rows)
 
 
-def first_of_each(rows: Sequence[R]) -> list[R]:
+def first_of_each(rows: Sequence[Row]) -> list[Row]:
     """The same for a batch that may repeat readings: of each device and time the first that was received."""
-    ordered: list[R] = sorted(rows, key=_device_and_time)
+    ordered = sorted(rows, key=_device_and_time)
     return list({row[:2]: row for row in reversed(ordered)}.values())[::-1]
 
 
-def newest_per_device(rows: Sequence[R]) -> list[R]:
+def newest_per_device(rows: Sequence[Row]) -> list[Row]:
     """Of rows in the order of (device, time), each device's last."""
     return list({row[0]: row for row in rows}.values())

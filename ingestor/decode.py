@@ -7,14 +7,14 @@ its neighbour's reading. Nothing here raises for what a device sent, and a fault
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import mqtt5
 from pydantic import TypeAdapter, ValidationError
 
-from ingestor.batch import VALID_CODES, Batch, Rejection
+from ingestor.batch import VALID_CODES, Batch, Rejection, Row
 from ingestor.careful import (
     LARGE_BYTES,
     Refused,
@@ -28,11 +28,13 @@ from ingestor.careful import (
 )
 from ingestor.rejected.limit import KeepLimit
 from ingestor.seldom import Seldom
-from telemetry.readings import FIELDS, METER, VEHICLE, ReadingWindow, ReasonCode, timestamp_us
-from telemetry.topics import METER_PREFIX, VEHICLE_PREFIX, Kind
+from telemetry.kinds import KINDS, Kind
+from telemetry.readings import FIELDS, PAYLOADS, ReadingWindow, ReasonCode, timestamp_us
 
 logger = logging.getLogger(__name__)
 
+UNKNOWN = "unknown"
+"""In the books, the kind of what cannot be taken apart."""
 CLOCK_CODES: tuple[ReasonCode, ...] = ("clock_skew", "too_old")
 """Refusals that say as much about our clock as about the device's."""
 
@@ -55,33 +57,44 @@ NOT_OURS_TO_CATCH = (KeyboardInterrupt, SystemExit)
 class Received:
     """What a portion of messages held, by kind, for the books; what cannot be taken apart counts as one "unknown"."""
 
-    messages: dict[str, int] = field(default_factory=lambda: {"meter": 0, "vehicle": 0, "unknown": 0})
-    readings: dict[str, int] = field(default_factory=lambda: {"meter": 0, "vehicle": 0, "unknown": 0})
+    messages: dict[str, int] = field(default_factory=lambda: {**dict.fromkeys(READERS, 0), UNKNOWN: 0})
+    readings: dict[str, int] = field(default_factory=lambda: {**dict.fromkeys(READERS, 0), UNKNOWN: 0})
+    with_care: dict[str, int] = field(default_factory=lambda: dict.fromkeys(READERS, 0))
+    """Rows that came the careful way, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """What sets the two kinds of readings apart."""
+class Reader:
+    """How messages of a kind become rows."""
 
-    kind: Kind
-    payload: TypeAdapter[Any]
+    name: str
     id_field: str
+    payload: TypeAdapter[dict[str, Any]]
     fields: frozenset[str]
-    add: Callable[[Batch, Any, int], None]
+    row: Callable[[dict[str, Any], int], Row]
+    """From a valid reading and its timestamp in µs since 1970."""
+
+    @classmethod
+    def of(cls, kind: Kind) -> Reader:
+        """Made once, when the program starts."""
+        row = _row_maker(kind.id_field, [measure.name for measure in kind.measures])
+        return cls(kind.name, kind.id_field, PAYLOADS[kind.name], FIELDS[kind.name], row)
 
 
-def _add_meter(batch: Batch, reading: dict[str, Any], ts_us: int) -> None:
-    batch.meters.append((reading["meterId"], ts_us, reading["kwhConsumedAc"], reading["voltage"]))
+def _row_maker(device: str, measures: list[str]) -> Callable[[dict[str, Any], int], Row]:
+    """Spelt out for the numbers of measures that there are: taking any number out costs twice as much."""
+    match measures:
+        case [first, second]:
+            return lambda reading, ts_us: (reading[device], ts_us, reading[first], reading[second])
+        case [first, second, third]:
+            return lambda reading, ts_us: (reading[device], ts_us, reading[first], reading[second], reading[third])
+        case _:
+            return lambda reading, ts_us: (reading[device], ts_us, *[reading[measure] for measure in measures])
 
 
-def _add_vehicle(batch: Batch, reading: dict[str, Any], ts_us: int) -> None:
-    batch.vehicles.append(
-        (reading["vehicleId"], ts_us, reading["soc"], reading["kwhDeliveredDc"], reading["batteryTemp"])
-    )
-
-
-METER_STREAM = Stream("meter", METER, "meterId", FIELDS["meter"], _add_meter)
-VEHICLE_STREAM = Stream("vehicle", VEHICLE, "vehicleId", FIELDS["vehicle"], _add_vehicle)
+READERS: Mapping[str, Reader] = {kind.name: Reader.of(kind) for kind in KINDS}
+"""By the name of the kind."""
+_READERS_BY_TOPIC = {kind.topic_prefix.removesuffix("/"): READERS[kind.name] for kind in KINDS}
 
 
 class Decoder:
@@ -105,40 +118,27 @@ class Decoder:
         window = ReadingWindow.around(now, max_skew_seconds=self._max_skew_seconds, max_age_days=self._max_age_days)
         earliest, latest = window.earliest_us, window.latest_us
         # The adapters' own validators: `TypeAdapter.validate_json` only hands its arguments on, for 0.3 µs.
-        validate_meter, validate_vehicle = METER.validator.validate_json, VEHICLE.validator.validate_json
+        streams = {
+            topic: (reader.payload.validator.validate_json, reader.id_field, reader.row, batch.rows[reader.name].append)
+            for topic, reader in _READERS_BY_TOPIC.items()
+        }
+        before = {kind: len(rows) for kind, rows in batch.rows.items()}
         to_us = timestamp_us
-        add_meter, add_vehicle = batch.meters.append, batch.vehicles.append
-        meter_start, vehicle_start = len(METER_PREFIX), len(VEHICLE_PREFIX)
         received = Received()
-        meters = vehicles = payload_bytes = 0
+        payload_bytes = 0
         for packet in packets:
             topic, payload = packet.topic, packet.payload
             size = len(payload)
             payload_bytes += size
             try:
-                if size > LARGE_BYTES:
-                    pass  # an array, too large, or odd enough for the careful way
-                elif topic.startswith(METER_PREFIX):
-                    meter = validate_meter(payload)
-                    ts_us = to_us(meter["timestamp"])
-                    if earliest <= ts_us <= latest and meter["meterId"] == topic[meter_start:]:
-                        add_meter((meter["meterId"], ts_us, meter["kwhConsumedAc"], meter["voltage"]))
-                        meters += 1
-                        continue
-                elif topic.startswith(VEHICLE_PREFIX):
-                    vehicle = validate_vehicle(payload)
-                    ts_us = to_us(vehicle["timestamp"])
-                    if earliest <= ts_us <= latest and vehicle["vehicleId"] == topic[vehicle_start:]:
-                        add_vehicle(
-                            (
-                                vehicle["vehicleId"],
-                                ts_us,
-                                vehicle["soc"],
-                                vehicle["kwhDeliveredDc"],
-                                vehicle["batteryTemp"],
-                            )
-                        )
-                        vehicles += 1
+                start, _, device_id = topic.rpartition("/")
+                stream = streams.get(start)
+                if stream is not None and size <= LARGE_BYTES:  # an array, or what is too large, goes the careful way
+                    validate, id_field, row, add = stream
+                    reading = validate(payload)
+                    ts_us = to_us(reading["timestamp"])
+                    if earliest <= ts_us <= latest and reading[id_field] == device_id:
+                        add(row(reading, ts_us))
                         continue
             except NOT_OURS_TO_CATCH:
                 raise
@@ -146,9 +146,10 @@ class Decoder:
                 pass
             with uncollected(size):
                 self._decode_with_care(packet, batch, received, window)
-        for kind, readings in (("meter", meters), ("vehicle", vehicles)):
-            received.messages[kind] += readings
-            received.readings[kind] += readings
+        for kind, rows in batch.rows.items():
+            alone = len(rows) - before[kind] - received.with_care[kind]
+            received.messages[kind] += alone
+            received.readings[kind] += alone
         batch.received_at = batch.received_at or now
         batch.messages += len(packets)
         batch.payload_bytes += payload_bytes
@@ -167,9 +168,9 @@ class Decoder:
             again = Batch()
             if rejection.code in CLOCK_CODES:
                 judge.decode([cast("mqtt5.PublishPacket", _Kept(rejection.topic, rejection.payload))], again, now)
-            if again.meters or again.vehicles:
-                batch.meters += again.meters
-                batch.vehicles += again.vehicles
+            if again.rows_in_all:
+                for kind, rows in again.rows.items():
+                    batch.rows[kind] += rows
                 batch.refusals[rejection.code] -= 1
                 taken += 1
             elif rejection.code not in CLOCK_CODES or not self._keep_limit.keeps_nothing:
@@ -180,49 +181,51 @@ class Decoder:
         self, packet: mqtt5.PublishPacket, batch: Batch, received: Received, window: ReadingWindow
     ) -> None:
         """A message that is not one valid reading: an array, or something to refuse."""
-        stream, device_id = _stream_of(packet.topic)
-        received.messages[stream.kind if stream else "unknown"] += 1
+        start, _, device_id = packet.topic.rpartition("/")
+        reader = _READERS_BY_TOPIC.get(start) if device_id else None
+        received.messages[reader.name if reader else UNKNOWN] += 1
         try:
-            stream, content = _required(stream), parsed(packet.payload)
+            reader, content = _required(reader), parsed(packet.payload)
         except NOT_OURS_TO_CATCH:
             raise
         except BaseException as error:  # noqa: BLE001 - a codec's panic is no Exception
-            received.readings["unknown"] += 1
+            received.readings[UNKNOWN] += 1
             self._reject(batch, _Message(packet, packet.payload, window.now), packet.payload, self._verdict(error))
             return
         message = _Message(packet, content, window.now)
         items = content if isinstance(content, list) else [content]
-        received.readings[stream.kind] += len(items)
-        shaped = with_shape(items, stream)
+        received.readings[reader.name] += len(items)
+        shaped = with_shape(items, reader)
         if len(shaped) < len(items):
-            self._reject_shapeless(batch, message, items, stream)
+            self._reject_shapeless(batch, message, items, reader)
         for item in shaped:
             try:
-                reading, ts_us = validated(stream, device_id, item, window)
+                reading, ts_us = validated(reader, device_id, item, window)
             except ValidationError:
-                self._reject_value(batch, message, item, stream)
+                self._reject_value(batch, message, item, reader)
             except NOT_OURS_TO_CATCH:
                 raise
             except BaseException as error:  # noqa: BLE001 - as above
                 self._reject(batch, message, item, self._verdict(error))
             else:
-                stream.add(batch, reading, ts_us)
+                batch.rows[reader.name].append(reader.row(reading, ts_us))
+                received.with_care[reader.name] += 1
 
-    def _reject_shapeless(self, batch: Batch, message: _Message, items: list[object], stream: Stream) -> None:
+    def _reject_shapeless(self, batch: Batch, message: _Message, items: list[object], reader: Reader) -> None:
         """What of an array has not the fields of a reading; 1 MB has room for 500,000 of them."""
-        shapeless = without_shape(items, stream)
+        shapeless = without_shape(items, reader)
         for index, item in enumerate(shapeless):
             if not self._keep_limit.take():
                 batch.refusals["invalid_shape"] += len(shapeless) - index
                 return
-            refused = described(item, stream)
+            refused = described(item, reader)
             batch.refusals[refused.code] += 1
             batch.rejected.append(message.rejection(item, refused))
 
-    def _reject_value(self, batch: Batch, message: _Message, item: object, stream: Stream) -> None:
+    def _reject_value(self, batch: Batch, message: _Message, item: object, reader: Reader) -> None:
         """An item with the fields of a reading and a value that is none: described only where it is kept."""
         if self._keep_limit.take():
-            refused = described(item, stream)
+            refused = described(item, reader)
             batch.refusals[refused.code] += 1
             batch.rejected.append(message.rejection(item, refused))
         else:
@@ -259,15 +262,8 @@ class _Message:
         return Rejection(packet.topic, payload, refused.code, refused.reason, self.now, packet.duplicate)
 
 
-def _stream_of(topic: str) -> tuple[Stream | None, str]:
-    for stream, prefix in ((METER_STREAM, METER_PREFIX), (VEHICLE_STREAM, VEHICLE_PREFIX)):
-        device_id = topic.removeprefix(prefix)
-        if device_id and device_id != topic and "/" not in device_id:
-            return stream, device_id
-    return None, ""
-
-
-def _required(stream: Stream | None) -> Stream:
-    if stream is None:
-        raise Refused("unknown_topic", "the topic is not v1/telemetry/meter/{id} or v1/telemetry/vehicle/{id}")
-    return stream
+def _required(reader: Reader | None) -> Reader:
+    if reader is None:
+        known = " or ".join(f"{kind.topic_prefix}{{id}}" for kind in KINDS)
+        raise Refused("unknown_topic", f"the topic is not {known}")
+    return reader

@@ -120,13 +120,12 @@ def invalidations(batch: Batch, seconds: Iterable[int], now: float) -> list[Inva
     """
     running = int(now) // HOUR_SECONDS
     hours = {second // HOUR_SECONDS for second in seconds}
-    streams: tuple[tuple[str, Sequence[Row]], ...] = (("meter", batch.meters), ("vehicle", batch.vehicles))
     found: list[Invalidation] = []
-    for kind, rows in streams:
+    for kind, rows in batch.rows.items():
         if rows:
             found += [(kind, _start(hour), None) for hour in sorted(hours) if hour >= running]
     if any(hour < running for hour in hours):
-        for kind, rows in streams:
+        for kind, rows in batch.rows.items():
             found += _late(kind, rows, running)
     return found
 

@@ -13,7 +13,6 @@ import random
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, cast
 
 import mqtt5
 import psycopg
@@ -292,8 +291,7 @@ class Pipeline:
 
     def _hold(self, batch: Batch, outcome: Outcome) -> None:
         """What is locked waits; everything else goes on."""
-        meters, vehicles = (cast(list[Any], outcome.later.get(kind, [])) for kind in ("meter", "vehicle"))
-        rest = batch.rest(meters, vehicles)
+        rest = batch.rest(outcome.later)
         self._held.append(rest)
         if count := self._said.due("held", rest.readings):
             logger.warning("%d readings wait for a lock of another session%s", count, self._blocker())

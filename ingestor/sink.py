@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
 import psycopg
 
-from ingestor import statements, wire
+from ingestor import wire
 from ingestor.batch import Batch, Rejection, Row
 from ingestor.deadline import Deadline
 from ingestor.hourly import invalidate, invalidations
@@ -26,6 +26,7 @@ from ingestor.rejected.bound import ByteBound
 from ingestor.rejected.store import Kept, keep
 from ingestor.schema.partitions import ensure_partitions
 from ingestor.seldom import Seldom
+from ingestor.statements import STATEMENTS
 from postgres.connecting import Session, connect
 from postgres.failures import failure_kind
 from postgres.session import Limits
@@ -72,8 +73,9 @@ class FlushTimeoutError(TimeoutError):
 class Outcome:
     """What became of a batch, in readings; what was refused on receiving is in the batch itself."""
 
-    committed: dict[str, int] = field(default_factory=lambda: {"meter": 0, "vehicle": 0})
-    duplicate: dict[str, int] = field(default_factory=lambda: {"meter": 0, "vehicle": 0})
+    committed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATEMENTS, 0))
+    """By the name of the kind, as below."""
+    duplicate: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATEMENTS, 0))
     refused: list[Rejection] = field(default_factory=list)
     """Readings that PostgreSQL would not take."""
     kept: Kept = field(default_factory=Kept)
@@ -180,20 +182,16 @@ class Sink:
                 await connection.execute(_ALL_AT_ONCE)
             if batch.blocked:
                 await connection.execute(_HARDLY_WAIT)
-            tables: tuple[tuple[statements.Statements, Sequence[Row]], ...] = (
-                (statements.METER, batch.meters),
-                (statements.VEHICLE, batch.vehicles),
-            )
-            for table, rows in tables:
+            for kind, rows in batch.rows.items():
                 if rows:
                     done = await store_rows(
-                        connection, table, rows, batch=batch, unplaced=unplaced, progress=deadline.extend
+                        connection, STATEMENTS[kind], rows, batch=batch, unplaced=unplaced, progress=deadline.extend
                     )
-                    outcome.committed[table.kind.name] = done.stored
-                    outcome.duplicate[table.kind.name] = done.repeated
+                    outcome.committed[kind] = done.stored
+                    outcome.duplicate[kind] = done.repeated
                     outcome.refused += done.refused
                     if done.later:
-                        outcome.later[table.kind.name] = done.later
+                        outcome.later[kind] = done.later
                         outcome.seconds -= Counter(row[1] // 1_000_000 for row in done.later)
             await invalidate(connection, invalidations(batch, outcome.seconds, time.time()))
             await self._quarantine(connection, batch, [*batch.rejected, *outcome.refused], outcome)
@@ -205,10 +203,10 @@ class Sink:
         What is committed of it when a later piece fails is met again as repeated.
         """
         outcome, culprits = Outcome(), list[Rejection]()
-        pieces = [Batch(meters=batch.meters), Batch(vehicles=batch.vehicles)]
+        pieces = [Batch(rows={kind: rows}) for kind, rows in batch.rows.items()]
         while pieces:
             piece = pieces.pop()
-            if not piece.meters and not piece.vehicles:
+            if not piece.rows_in_all:
                 continue
             piece.may_be_stored = piece.careful = True
             piece.received_at, piece.redelivered = batch.received_at, batch.redelivered
@@ -220,10 +218,8 @@ class Sink:
                 if connection.closed or not _is_ours(error):
                     raise
                 if piece.readings == 1:
-                    table, row = (
-                        (statements.METER, piece.meters[0]) if piece.meters else (statements.VEHICLE, piece.vehicles[0])
-                    )
-                    culprits.append(rejection(table, row, error, batch.received_at, again=batch.redelivered))
+                    kind, row = next((kind, rows[0]) for kind, rows in piece.rows.items() if rows)
+                    culprits.append(rejection(STATEMENTS[kind], row, error, batch.received_at, again=batch.redelivered))
                 else:
                     pieces += piece.halves()
         async with connection.transaction():

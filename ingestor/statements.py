@@ -6,6 +6,7 @@ function in DO UPDATE SET.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import LiteralString
 
@@ -75,4 +76,5 @@ class Statements:
         )
 
 
-METER, VEHICLE = (Statements.of(kind) for kind in KINDS)
+STATEMENTS: Mapping[str, Statements] = {kind.name: Statements.of(kind) for kind in KINDS}
+"""By the name of the kind."""

@@ -7,9 +7,9 @@ documented ones ("Binary Format" of COPY, and `array_recv`), unchanged since 7.4
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct, pack
-from typing import cast
+from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.abc import Buffer
@@ -17,7 +17,7 @@ from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from psycopg.rows import TupleRow
 
-from ingestor.batch import MeterRow, Row, VehicleRow
+from ingestor.batch import Row
 
 # Timestamps travel as microseconds since 2000-01-01 UTC.
 POSTGRES_EPOCH_US = 946_684_800_000_000
@@ -26,7 +26,6 @@ COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 COPY_END = b"\xff\xff"
 # Rows per write: long enough to be cheap, short enough that the event loop hears the broker in between (some 2 ms).
 ROWS_PER_CHUNK = 4096
-METER_NUMBERS = 2
 # Devices whose head of a row is remembered, of each kind: 200 bytes each.
 HEADS_MAX = 200_000
 
@@ -90,31 +89,44 @@ def copy_stream(rows: Sequence[Row]) -> Iterator[bytes]:
     yield COPY_HEADER
     if rows:
         numbers = len(rows[0]) - 2
-        heads = _heads[2 + numbers]
+        heads = _heads.setdefault(numbers, _Heads(2 + numbers))
         if len(heads) > HEADS_MAX:
             heads.clear()
+        encode = _ENCODERS.get(numbers, _encode_any)
         pack_rest = Struct(">iq" + "id" * numbers).pack
         for start in range(0, len(rows), ROWS_PER_CHUNK):
-            # Spelt out for the two shapes there are: unpacking a row of any length doubles the cost.
-            if numbers == METER_NUMBERS:
-                yield b"".join(
-                    [
-                        heads[device_id] + pack_rest(8, ts_us - POSTGRES_EPOCH_US, 8, first, 8, second)
-                        for device_id, ts_us, first, second in cast(
-                            Sequence[MeterRow], rows[start : start + ROWS_PER_CHUNK]
-                        )
-                    ]
-                )
-            else:
-                yield b"".join(
-                    [
-                        heads[device_id] + pack_rest(8, ts_us - POSTGRES_EPOCH_US, 8, first, 8, second, 8, third)
-                        for device_id, ts_us, first, second, third in cast(
-                            Sequence[VehicleRow], rows[start : start + ROWS_PER_CHUNK]
-                        )
-                    ]
-                )
+            yield b"".join(encode(heads, pack_rest, rows[start : start + ROWS_PER_CHUNK]))
     yield COPY_END
+
+
+# Spelt out for the shapes that there are: unpacking a row of any length doubles the cost.
+
+
+def _encode_two(heads: _Heads, pack_rest: Callable[..., bytes], rows: Sequence[Any]) -> list[bytes]:
+    return [
+        heads[device_id] + pack_rest(8, ts_us - POSTGRES_EPOCH_US, 8, first, 8, second)
+        for device_id, ts_us, first, second in rows
+    ]
+
+
+def _encode_three(heads: _Heads, pack_rest: Callable[..., bytes], rows: Sequence[Any]) -> list[bytes]:
+    return [
+        heads[device_id] + pack_rest(8, ts_us - POSTGRES_EPOCH_US, 8, first, 8, second, 8, third)
+        for device_id, ts_us, first, second, third in rows
+    ]
+
+
+def _encode_any(heads: _Heads, pack_rest: Callable[..., bytes], rows: Sequence[Any]) -> list[bytes]:
+    encoded = []
+    for device_id, ts_us, *numbers in rows:
+        fields: list[float] = [8] * (2 * len(numbers))
+        fields[1::2] = numbers
+        encoded.append(heads[device_id] + pack_rest(8, ts_us - POSTGRES_EPOCH_US, *fields))
+    return encoded
+
+
+_ENCODERS = {2: _encode_two, 3: _encode_three}
+"""By the number of measures."""
 
 
 class _Heads(dict[str, bytes]):
@@ -130,11 +142,12 @@ class _Heads(dict[str, bytes]):
         return head
 
 
-_heads = {fields: _Heads(fields) for fields in (4, 5)}
+_heads: dict[int, _Heads] = {}
+"""By the number of measures."""
 
 
 def columns(
-    rows: Sequence[tuple[str, int, *tuple[float, ...]]],
+    rows: Sequence[Row],
 ) -> tuple[TextArray | TimestamptzArray | Float8Array, ...]:
     """The same rows as one array parameter a column."""
     ids, times, *numbers = zip(*rows, strict=True)

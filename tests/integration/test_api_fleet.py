@@ -175,8 +175,12 @@ links = st.lists(st.tuples(device, device, moments, st.none() | st.integers(1, 3
 def batch_of(meters: list[tuple[int, int, float, float]], vehicles: list[tuple[int, int, float, float]]) -> Batch:
     start = microseconds(RUNNING)
     return Batch(
-        meters=[(f"METER-{number}", start + us, energy, 230.0) for number, us, energy, _ in meters],
-        vehicles=[(f"VEH-{number}", start + us, 50.0, energy, celsius) for number, us, energy, celsius in vehicles],
+        rows={
+            "meter": [(f"METER-{number}", start + us, energy, 230.0) for number, us, energy, _ in meters],
+            "vehicle": [
+                (f"VEH-{number}", start + us, 50.0, energy, celsius) for number, us, energy, celsius in vehicles
+            ],
+        }
     )
 
 
@@ -193,8 +197,8 @@ async def play(world: World, story: list[tuple[str, object]]) -> None:
         else:
             batches.append(batch_of(*what))  # type: ignore[misc]
             if step == "again":  # what came before comes once more, among new readings
-                batches[-1].meters += batches[0].meters
-                batches[-1].vehicles += batches[0].vehicles
+                for kind, rows in batches[0].rows.items():
+                    batches[-1].rows[kind] += rows
                 batches[-1].may_be_stored = True
             await world.sink.store(batches[-1])
 

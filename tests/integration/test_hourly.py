@@ -61,8 +61,8 @@ def batch_of(rng: Random, numbers: itertools.count[int], *, hours_back: int, rea
     for _ in range(readings):
         ts_us = now_us - rng.randrange(hours_back + 1) * HOUR_US - next(numbers)
         device = rng.randrange(20)
-        batch.meters.append((f"M-{device}", ts_us, rng.random(), 230.0))
-        batch.vehicles.append((f"V-{device}", ts_us, 50.0, rng.random(), rng.uniform(-20, 60)))
+        batch.rows["meter"].append((f"M-{device}", ts_us, rng.random(), 230.0))
+        batch.rows["vehicle"].append((f"V-{device}", ts_us, 50.0, rng.random(), rng.uniform(-20, 60)))
     return batch
 
 
@@ -87,7 +87,7 @@ def test_a_roll_sums_what_is_over(database_url: str) -> None:
             assert await rows(connection, WRONG) == []
             expected: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
             running = int(time.time()) // 3600
-            for device, ts_us, kwh, _ in batch.meters:
+            for device, ts_us, kwh, _ in batch.rows["meter"]:
                 if ts_us // HOUR_US < running:
                     expected[device, ts_us // HOUR_US].append(kwh)
             sums = await rows(
@@ -183,8 +183,8 @@ def test_many_late_devices_are_one_entry() -> None:
     now = time.time()
     batch = Batch()
     late_us = int(now) * 1_000_000 - 2 * HOUR_US
-    batch.meters = [(f"M-{number}", late_us, 1.0, 230.0) for number in range(LATE_DEVICES_MAX + 1)]
-    batch.vehicles = [("V-1", late_us, 50.0, 1.0, 20.0)]
+    batch.rows["meter"] = [(f"M-{number}", late_us, 1.0, 230.0) for number in range(LATE_DEVICES_MAX + 1)]
+    batch.rows["vehicle"] = [("V-1", late_us, 50.0, 1.0, 20.0)]
     hour = datetime.fromtimestamp(late_us // HOUR_US * 3600, UTC)
     assert invalidations(batch, [late_us // 1_000_000], now) == [("meter", hour, None), ("vehicle", hour, "V-1")]
 

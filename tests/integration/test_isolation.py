@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from ingestor.batch import Batch, MeterRow, Rejection
+from ingestor.batch import Batch, Rejection, Row
 from ingestor.rejected.bound import ByteBound
 from ingestor.schema.migrate import migrate
 from ingestor.sink import FlushTimeoutError, Outcome, Sink
@@ -45,14 +45,14 @@ def sql(url: str) -> Iterator[Sql]:
         yield execute
 
 
-def rows(count: int = 20, evil: int = 3) -> list[MeterRow]:
+def rows(count: int = 20, evil: int = 3) -> list[Row]:
     """`evil` of them of the device EVIL, the others of a device each."""
-    good: list[MeterRow] = [(f"GOOD-{number:02}", NOW_US + number, 1.0, 230.0) for number in range(count - evil)]
+    good: list[Row] = [(f"GOOD-{number:02}", NOW_US + number, 1.0, 230.0) for number in range(count - evil)]
     return [*good, *(("EVIL", NOW_US + number, 1.0, 230.0) for number in range(evil))]
 
 
-def batch_of(meters: list[MeterRow]) -> Batch:
-    return Batch(meters=meters, received=len(meters), received_at=time.time())
+def batch_of(meters: list[Row]) -> Batch:
+    return Batch(rows={"meter": meters}, received=len(meters), received_at=time.time())
 
 
 def stored(url: str, batch: Batch, attempts: int = ATTEMPTS, **options: Any) -> Outcome:

@@ -36,8 +36,8 @@ def test_a_batch_is_due_an_interval_after_its_first_reading():
 
 
 def test_rows_and_bytes_close_a_batch_early():
-    assert POLICY.full(Batch(meters=[("m", n, 0.0, 0.0) for n in range(2)])) is None
-    assert POLICY.full(Batch(meters=[("m", n, 0.0, 0.0) for n in range(3)])) == "rows"
+    assert POLICY.full(Batch(rows={"meter": [("m", n, 0.0, 0.0) for n in range(2)]})) is None
+    assert POLICY.full(Batch(rows={"meter": [("m", n, 0.0, 0.0) for n in range(3)]})) == "rows"
     assert POLICY.full(Batch(payload_bytes=1000)) == "bytes"
 
 

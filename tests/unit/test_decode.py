@@ -61,7 +61,11 @@ def decode(*messages: tuple[str, bytes | object]) -> tuple[Batch, dict[str, int]
 def test_whatever_is_sent_nothing_raises_and_the_books_balance(messages):
     batch, received = decode(*messages)
     assert batch.messages == len(messages)
-    assert sum(received.values()) == batch.readings == len(batch.meters) + len(batch.vehicles) + len(batch.rejected)
+    assert (
+        sum(received.values())
+        == batch.readings
+        == len(batch.rows["meter"]) + len(batch.rows["vehicle"]) + len(batch.rejected)
+    )
     for rejection in batch.rejected:
         assert "\n" not in rejection.reason
         assert rejection.reason.isprintable() or "\\" in rejection.reason
@@ -74,8 +78,8 @@ def test_bytes_of_one_payload_never_reach_its_neighbour(noise):
         ("v1/telemetry/meter/M", noise),
         ("v1/telemetry/vehicle/V", vehicle_reading("V", NOW)),
     )
-    assert [row[0] for row in batch.meters] == ["M"]
-    assert [row[0] for row in batch.vehicles] == ["V"]
+    assert [row[0] for row in batch.rows["meter"]] == ["M"]
+    assert [row[0] for row in batch.rows["vehicle"]] == ["V"]
 
 
 @given(
@@ -86,27 +90,27 @@ def test_a_valid_reading_becomes_its_row_to_the_microsecond(energy, at):
     moment = at.replace(tzinfo=UTC)
     batch, _ = decode(("v1/telemetry/meter/M", meter_reading("M", moment, kwhConsumedAc=energy)))
     expected = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-    assert batch.meters == [("M", expected, energy, 238.4)]
+    assert batch.rows["meter"] == [("M", expected, energy, 238.4)]
 
 
 def test_the_window_of_timestamps_includes_its_ends():
     ahead, behind = timedelta(seconds=300), timedelta(days=30)
     moments = [NOW + ahead, NOW + ahead + timedelta.resolution, NOW - behind, NOW - behind - timedelta.resolution]
     batch, _ = decode(*(("v1/telemetry/meter/M", meter_reading("M", at)) for at in moments))
-    assert len(batch.meters) == 2
+    assert len(batch.rows["meter"]) == 2
     assert [rejection.code for rejection in batch.rejected] == ["clock_skew", "too_old"]
 
 
 def test_of_a_duplicate_key_the_last_wins():
     text = json.dumps(meter_reading("M", NOW)).replace('"voltage": 238.4', '"voltage": "no", "voltage": 7')
     batch, _ = decode(("v1/telemetry/meter/M", text.encode()))
-    assert batch.meters[0][3] == 7
+    assert batch.rows["meter"][0][3] == 7
 
 
 def test_an_offset_is_taken_to_utc():
     reading = meter_reading("M") | {"timestamp": "2026-01-31T15:30:00.5+01:30"}
     batch, _ = decode(("v1/telemetry/meter/M", reading))
-    assert batch.meters[0][1] == int(NOW.timestamp() * 1e6) + 500_000
+    assert batch.rows["meter"][0][1] == int(NOW.timestamp() * 1e6) + 500_000
 
 
 @pytest.mark.parametrize("kept_per_second", [0, 10, 1_000_000])
@@ -123,7 +127,7 @@ def test_what_a_wrong_clock_refused_is_judged_again(kept_per_second):
     judge.decode(packets, batch, (NOW - timedelta(hours=1)).timestamp())
     assert batch.refusals == {"clock_skew": 101, "invalid_shape": 1}
     judge.judge_again(batch, NOW.timestamp())
-    assert len(batch.meters) == 100
+    assert len(batch.rows["meter"]) == 100
     assert +batch.refusals == {"clock_skew": 1, "invalid_shape": 1}
     assert [refused.code for refused in batch.rejected] == (["clock_skew", "invalid_shape"] if kept_per_second else [])
     assert batch.readings == batch.received == 102

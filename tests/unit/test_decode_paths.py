@@ -77,7 +77,7 @@ def decoded(kind: Kind, text: str) -> tuple[list[str], list[tuple[str, str]]]:
     received = decoder.decode([mqtt5.PublishPacket(f"{kind.topic_prefix}{DEVICE}", payload)], batch, NOW)
     assert sum(received.readings.values()) == batch.readings == 1
     # As text: NaN and -0.0 count as what they are.
-    rows = [repr(row) for row in [*batch.meters, *batch.vehicles]]
+    rows = [repr(row) for row in [*batch.rows["meter"], *batch.rows["vehicle"]]]
     return rows, [(rejection.code, rejection.reason) for rejection in batch.rejected]
 
 

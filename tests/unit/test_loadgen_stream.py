@@ -41,7 +41,7 @@ def test_every_way_to_be_malformed_is_refused_whichever_the_reading(seed: int, s
         assert decoded(as_message(reading, reading.payload)).rejected == []
         for which in range(WAYS):
             batch = decoded(as_message(reading, malform(reading.payload, which)))
-            assert (batch.meters, batch.vehicles, len(batch.rejected)) == ([], [], 1), which
+            assert (batch.rows_in_all, len(batch.rejected)) == (0, 1), which
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_late_ones_say_an_hour_before_in_odd_microseconds_and_are_taken() -> Non
     made, counts, record, readings = stream(Faults(late=1.0))
     batch = decoded(*(one for reading in readings for one in made.messages(reading, 0.0)))
     late_us = NOON_US - LATE_SECONDS * 1_000_000 + 1
-    assert {row[1] for row in (*batch.meters, *batch.vehicles)} == {late_us}
-    assert len(batch.meters) + len(batch.vehicles) == counts.late == 100
+    assert {row[1] for row in (row for rows in batch.rows.values() for row in rows)} == {late_us}
+    assert batch.rows_in_all == counts.late == 100
     assert record.window() == (late_us, late_us)
 
 

@@ -59,7 +59,7 @@ def test_an_array_as_long_as_1_mb_lets_it_be() -> None:
     decoder = Decoder(max_skew_seconds=300, max_age_days=30, keep_limit=KeepLimit(1000))
     batch = Batch()
     decoder.decode([mqtt5.PublishPacket(TOPIC, compact([READING] * 11_000))], batch, NOW)
-    assert (len(batch.meters), batch.refusals.total()) == (11_000, 0)
+    assert (len(batch.rows["meter"]), batch.refusals.total()) == (11_000, 0)
 
 
 def test_a_fault_of_ours_costs_one_message_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_a_fault_of_ours_costs_one_message_its_place(monkeypatch: pytest.MonkeyP
     batch = Batch()
     payloads = [compact(READING), b"nonsense", compact(READING | {"timestamp": "2026-01-31T14:00:01Z"})]
     decoder.decode([mqtt5.PublishPacket(TOPIC, payload) for payload in payloads], batch, NOW)
-    assert len(batch.meters) == 2
+    assert len(batch.rows["meter"]) == 2
     assert [(rejection.code, rejection.payload) for rejection in batch.rejected] == [("database_refused", b"nonsense")]
 
 
