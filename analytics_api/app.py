@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from analytics_api import probes
 from analytics_api.analytics import fleet, links, performance
 from analytics_api.analytics.meters import MeterConvention
-from analytics_api.database import Database
+from analytics_api.database.questions import Database
 from analytics_api.description import openapi, swagger
 from analytics_api.http.access import GuardedApp, RulesInForce
 from analytics_api.http.errors import EXCEPTION_HANDLERS

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from analytics_api.database import Database
+from analytics_api.database.questions import Database
 from analytics_api.http.answers import answer
 from analytics_api.http.errors import Problem, UnavailableError
 

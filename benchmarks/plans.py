@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from analytics_api.database import Query
+from analytics_api.database.questions import Query
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ import psycopg
 from analytics_api.analytics.fleet_figures import FLEET, FleetPeriod, fleet_parameters
 from analytics_api.analytics.meters import MeterConvention
 from analytics_api.analytics.performance import PERFORMANCE, performance_parameters
-from analytics_api.database import Query
+from analytics_api.database.questions import Query
 from analytics_api.http.parameters import Window
 from analytics_api.readings.status import NEWEST
 from benchmarks.cpu import cpu_seconds

@@ -23,7 +23,8 @@ from starlette.routing import BaseRoute, Route
 
 from analytics_api.analytics.fleet_figures import FleetPeriod, VehicleFigures, fleet_figures
 from analytics_api.analytics.meters import MeterConvention
-from analytics_api.database import ANSWER_SECONDS_MAX, Database
+from analytics_api.database.pool import ANSWER_SECONDS_MAX
+from analytics_api.database.questions import Database
 from analytics_api.http import parameters
 from analytics_api.http.answers import answer, json_response, number, timestamp
 from analytics_api.http.cursors import from_microseconds, microseconds, read_cursor, write_cursor

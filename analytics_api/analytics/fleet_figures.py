@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 
 from analytics_api.analytics.efficiency import Efficiency
 from analytics_api.analytics.meters import MeterConvention
-from analytics_api.database import Database
+from analytics_api.database.questions import Database
 from telemetry.kinds import METER, VEHICLE
 
 # What each device of a kind adds up to over the period. One device's hour of raw rows is asked for by its primary key,

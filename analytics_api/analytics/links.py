@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from analytics_api.database import Database
+from analytics_api.database.questions import Database
 from analytics_api.http.answers import answer, json_response, timestamp
 from analytics_api.http.bodies import json_body
 from analytics_api.http.errors import ConflictError, InvalidBodyError, Problem, UnavailableError, UnknownDeviceError

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from analytics_api.analytics.efficiency import Efficiency
 from analytics_api.analytics.meters import MeterConvention
-from analytics_api.database import Database
+from analytics_api.database.questions import Database
 from analytics_api.http.answers import answer, number, timestamp
 from analytics_api.http.errors import UnknownDeviceError
 from analytics_api.http.parameters import Window, device_id, window

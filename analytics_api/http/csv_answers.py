@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from analytics_api.database import Database
+from analytics_api.database.questions import Database
 from analytics_api.http.answers import json_response
 from analytics_api.http.errors import UnavailableError
 from analytics_api.readings.records import Record

@@ -25,7 +25,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from analytics_api.database import Database
+from analytics_api.database.questions import Database
 from analytics_api.http.answers import timestamp
 from analytics_api.http.errors import UnavailableError
 from analytics_api.readings.records import STATUS, Record

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from analytics_api.database import Database
+from analytics_api.database.questions import Database
 from analytics_api.http import parameters
 from analytics_api.http.csv_answers import CsvAnswer, page_answer, prefers_csv
 from analytics_api.http.cursors import read_cursor, write_cursor

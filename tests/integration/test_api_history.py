@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from analytics_api.database import STREAMS_MAX
-from analytics_api.database import Database as ApiDatabase
+from analytics_api.database.long_answers import STREAMS_MAX
+from analytics_api.database.questions import Database as ApiDatabase
 from analytics_api.http import csv_answers
 from analytics_api.http.cursors import microseconds, write_cursor
 from analytics_api.readings.history import History

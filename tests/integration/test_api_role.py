@@ -10,7 +10,8 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from analytics_api.database import API_ROLE, Database
+from analytics_api.database.connection import API_ROLE
+from analytics_api.database.questions import Database
 from analytics_api.http.errors import UnavailableError
 from tests.api_process import prepare
 

@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.types import Message
 
-from analytics_api.database import Database as ApiDatabase
+from analytics_api.database.questions import Database as ApiDatabase
 from analytics_api.description.kind_schemas import FleetEvent
 from analytics_api.live import stream as streams
 from analytics_api.live.stream import CHANGED_MAX, Listener, Stream, TooManyListenersError

@@ -1,0 +1,1 @@
+"""Asking PostgreSQL: connections that outlive every outage, deadlines that no question outlives."""
