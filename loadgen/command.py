@@ -18,16 +18,16 @@ from config.settings import Settings, load_settings
 from loadgen import log
 from loadgen.committed import Committed
 from loadgen.descriptors import make_room
+from loadgen.evidence import Evidence
 from loadgen.fleet import id_prefix, make_fleet, points_of
+from loadgen.messages import LATE_SECONDS, Faults
 from loadgen.options import INTERVAL_SECONDS, configure, device_options, devices_of
 from loadgen.progress import Progress
-from loadgen.record import Record
 from loadgen.report import Report
 from loadgen.run import Run, run_fleet
 from loadgen.schedule import ClosedLoop, OpenLoop, Pace, Schedule
 from loadgen.source import BACKFILL_SECONDS
 from loadgen.stored import Tables
-from loadgen.stream import LATE_SECONDS, Faults
 from loadgen.verify import VerifyError, check_nothing_there, check_tables, verify
 from mqtt.errors import LinkError
 from telemetry.kinds import BY_NAME
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, settings: Settings, pace: Pace, report: Report) -> int:
     points = make_fleet(devices_of(args), args.prefix, Random(f"fleet {args.seed}"))
-    counts, record = report.counts, Record(points) if args.verify else None
+    counts, evidence = report.counts, Evidence(points) if args.verify else None
     readings_max = None if isinstance(pace, Schedule) else pace.turns
     progress = Progress(counts, args.duration, readings_max=readings_max)
     log.install(progress, settings.log_level)
@@ -71,7 +71,7 @@ def _run(args: argparse.Namespace, settings: Settings, pace: Pace, report: Repor
     if args.verify or args.latency:
         check_tables(tables)
         report.committed = Committed(tables)
-    if record is not None and (past_from_us is not None or args.late):
+    if evidence is not None and (past_from_us is not None or args.late):
         first_us = past_from_us or time.time_ns() // 1000
         check_nothing_there(tables, args.prefix, first_us - LATE_SECONDS * 1_000_000 if args.late else first_us)
     fleet = Run(
@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace, settings: Settings, pace: Pace, report: Repor
         min(args.connections, pace.points),
         Random(f"run {args.seed}"),
         counts,
-        record,
+        evidence,
         progress,
         Faults(args.duplicates, args.late, args.malformed),
         args.mqtt_version,
@@ -104,8 +104,8 @@ def _run(args: argparse.Namespace, settings: Settings, pace: Pace, report: Repor
         status = _complain(report.error, FAILED)
     say = sys.stderr if args.json else sys.stdout
     print(*report.lines(), sep="\n", file=say, flush=True)
-    if record is not None:
-        status = max(status, _verify(args, settings, record, report))
+    if evidence is not None:
+        status = max(status, _verify(args, settings, evidence, report))
     return status
 
 
@@ -126,7 +126,7 @@ def pace_of(args: argparse.Namespace) -> Pace:
     return ClosedLoop(devices, args.duration, turns)
 
 
-def _verify(args: argparse.Namespace, settings: Settings, record: Record, report: Report) -> int:
+def _verify(args: argparse.Namespace, settings: Settings, evidence: Evidence, report: Report) -> int:
     told = False
 
     def on_wait(stored: int, acknowledged: int) -> None:
@@ -136,7 +136,7 @@ def _verify(args: argparse.Namespace, settings: Settings, record: Record, report
         told = True
 
     try:
-        findings = verify(_tables(settings), record, args.prefix, args.verify_timeout, on_wait)
+        findings = verify(_tables(settings), evidence, args.prefix, args.verify_timeout, on_wait)
     except VerifyError as error:
         report.error = str(error)
         return _complain(report.error, FAILED)
@@ -152,7 +152,7 @@ def _tables(settings: Settings) -> Tables:
 
 def _introduce(args: argparse.Namespace, settings: Settings) -> None:
     there = {kind: count for kind, count in devices_of(args).items() if count}
-    fleet = " and ".join(f"{count} {BY_NAME[kind].many}" for kind, count in there.items())
+    fleet = ", ".join(f"{count} {BY_NAME[kind].many}" for kind, count in there.items())
     names = ", ".join(f"{id_prefix(kind, args.prefix)}..." for kind in there)
     how_long = "until Ctrl-C" if args.duration is None else f"for {args.duration:g} s"
     if args.rate is not None:

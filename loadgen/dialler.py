@@ -15,9 +15,9 @@ from random import uniform
 from typing import Final
 
 from config.settings import Settings
+from loadgen.messages import Message
 from loadgen.mqtt311 import Connection311
 from loadgen.publisher import Lane, Outlet
-from loadgen.stream import Message
 from mqtt.connection import Connection
 from mqtt.errors import LinkError, LinkLost, LinkRefused
 from mqtt.options import LinkOptions

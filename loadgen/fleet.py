@@ -67,7 +67,7 @@ class Point:
         if self.last_read_us is None:
             ts_us, seconds = now_us, interval_seconds
         else:
-            # A clock that was set back must not make the same timestamp twice; even ones stay even (see stream).
+            # A clock that was set back must not make the same timestamp twice; even ones stay even (see messages).
             ts_us = max(now_us, self.last_read_us + 2)
             seconds = (ts_us - self.last_read_us) / 1e6
         self.last_read_us = ts_us

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Final, Self, cast
 
-from loadgen.stream import Message
+from loadgen.messages import Message
 from mqtt.errors import LinkError, LinkLost, LinkRefused, PublishRefused, lost, unreachable
 from mqtt.options import LinkOptions
 from mqtt.packet_ids import PACKET_IDS

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from loadgen.counts import Counts
+from loadgen.evidence import ACKNOWLEDGED
 from loadgen.histogram import Histogram
-from loadgen.record import ACKNOWLEDGED
-from loadgen.stream import READING, REFUSABLE, Message
+from loadgen.messages import READING, REFUSABLE, Message
 from mqtt.errors import PublishRefused
 
 # Publishes under way on all connections together: at a round trip of 50 ms still 40,000 a second, and few enough that a

@@ -1,7 +1,7 @@
 """One run of the fleet, from the first connection to the last acknowledgement: connect, publish by its pace, drain.
 
 The only wiring of pace, source, lanes and progress. It never verifies and never prints a result; what happened is
-in `Counts` (and in `Record`, where one is asked for) however the run ended.
+in `Counts` (and in `Evidence`, where one is asked for) however the run ended.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from config.settings import Settings
 from loadgen.committed import Committed
 from loadgen.counts import Counts
 from loadgen.dialler import Dialler
+from loadgen.evidence import Evidence
 from loadgen.fleet import Point
 from loadgen.histogram import Histogram
+from loadgen.messages import Faults, MessageMaker
 from loadgen.progress import Progress
 from loadgen.publisher import Lane, Traffic, under_way_per_lane, waiting_per_lane
-from loadgen.record import Record
 from loadgen.schedule import ClosedLoop, OpenLoop, Pace, Schedule
 from loadgen.source import Backfill, FleetSource, RateSource, Source
-from loadgen.stream import Faults, Stream
 from loadgen.templates import Templates
 from mqtt.errors import LinkError
 
@@ -51,14 +51,14 @@ LOOK_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Run:
-    """What to run. The points are changed by it; counts, record, latency and committed are its result."""
+    """What to run. The points are changed by it; counts, evidence, latency and committed are its result."""
 
     points: Sequence[Point]
     schedule: Pace
     connections: int
     rng: Random
     counts: Counts
-    record: Record | None
+    evidence: Evidence | None
     progress: Progress
     faults: Faults = field(default_factory=Faults)
     mqtt_version: str = "5"
@@ -75,13 +75,13 @@ class Run:
 
     def source(self) -> Source:
         """What its turns make."""
-        stream = Stream(self.faults, self.counts, self.record, self.rng, self.committed)
+        maker = MessageMaker(self.faults, self.counts, self.evidence, self.rng, self.committed)
         if isinstance(self.schedule, Schedule):
-            return FleetSource(self.points, self.schedule.interval_seconds, self.rng, stream)
+            return FleetSource(self.points, self.schedule.interval_seconds, self.rng, maker)
         templates = Templates(self.points, self.rng)
         if self.past_from_us is not None:
-            return Backfill(templates, self.past_from_us, stream)
-        return RateSource(templates, stream)
+            return Backfill(templates, self.past_from_us, maker)
+        return RateSource(templates, maker)
 
 
 async def run_fleet(run: Run, settings: Settings) -> None:

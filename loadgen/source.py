@@ -11,7 +11,7 @@ from random import Random
 from typing import Final, Protocol
 
 from loadgen.fleet import Point
-from loadgen.stream import Message, Stream
+from loadgen.messages import Message, MessageMaker
 from loadgen.templates import Templates
 
 BACKFILL_SECONDS: Final = 60
@@ -31,51 +31,51 @@ class FleetSource:
         points: Sequence[Point],
         interval_seconds: float,
         rng: Random,
-        stream: Stream,
+        maker: MessageMaker,
     ) -> None:
         self._points = points
         self._interval = interval_seconds
         self._rng = rng
-        self._stream = stream
+        self._maker = maker
 
     def messages(self, turn: int, due: float) -> list[Message]:
         """Of all its devices. 11 µs for a charger's two."""
         point = self._points[turn % len(self._points)]
         made: list[Message] = []
         for reading in point.read(_even_now_us(), self._interval, self._rng):
-            made += self._stream.messages(reading, due)
+            made += self._maker.messages(reading, due)
         return made
 
 
 class RateSource:
     """A turn is a device's; no two of the run have the same timestamp, however fast they come."""
 
-    def __init__(self, templates: Templates, stream: Stream) -> None:
+    def __init__(self, templates: Templates, maker: MessageMaker) -> None:
         self._templates = templates
-        self._stream = stream
+        self._maker = maker
         self._last_us = 0
 
     def messages(self, turn: int, due: float) -> list[Message]:
         """Of one device. 2 µs."""
         now_us = _even_now_us()
         self._last_us = ts_us = now_us if now_us > self._last_us else self._last_us + 2
-        return self._stream.messages(self._templates.read(turn, ts_us), due)
+        return self._maker.messages(self._templates.read(turn, ts_us), due)
 
 
 class Backfill:
     """A turn is a device's; each round is a minute later than the one before, the first one is the oldest."""
 
-    def __init__(self, templates: Templates, from_us: int, stream: Stream) -> None:
+    def __init__(self, templates: Templates, from_us: int, maker: MessageMaker) -> None:
         self._templates = templates
         self._from_us = from_us // 2 * 2
-        self._stream = stream
+        self._maker = maker
 
     def messages(self, turn: int, due: float) -> list[Message]:
         """Of one device. 2 µs."""
         ts_us = self._from_us + turn // len(self._templates) * BACKFILL_SECONDS * 1_000_000
-        return self._stream.messages(self._templates.read(turn, ts_us), due)
+        return self._maker.messages(self._templates.read(turn, ts_us), due)
 
 
 def _even_now_us() -> int:
-    """Odd timestamps are those of late readings (see stream)."""
+    """Odd timestamps are those of late readings (see messages)."""
     return time.time_ns() // 2000 * 2

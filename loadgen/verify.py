@@ -14,8 +14,8 @@ from typing import Final
 
 import psycopg
 
+from loadgen.evidence import ACKNOWLEDGED, MALFORMED, DeviceEvidence, Evidence
 from loadgen.fleet import timestamp_text
-from loadgen.record import ACKNOWLEDGED, MALFORMED, DeviceRecord, Record
 from loadgen.stored import (
     Connection,
     Scope,
@@ -100,7 +100,7 @@ def check_nothing_there(tables: Tables, prefix: str, first_us: int) -> None:
 
 def verify(
     tables: Tables,
-    record: Record,
+    evidence: Evidence,
     prefix: str,
     timeout_seconds: float,
     on_wait: Callable[[int, int], None],
@@ -110,8 +110,8 @@ def verify(
     `on_wait` hears, while waiting, how many rows are stored and how many readings were acknowledged. Raises VerifyError
     when the database cannot be read, or is still away when the time is over.
     """
-    scope = scope_of(record, prefix)
-    acknowledged = _acknowledged(record)
+    scope = scope_of(evidence, prefix)
+    acknowledged = _acknowledged(evidence)
     if scope is None:
         return Findings(acknowledged)
     deadline = time.monotonic() + timeout_seconds
@@ -122,7 +122,7 @@ def verify(
             with connect(tables.conninfo) as connection:
                 stored = sum(count_history(connection, kind, scope) for kind in BY_NAME)
                 if stored >= acknowledged or last_try:
-                    findings = compare(connection, record, scope)
+                    findings = compare(connection, evidence, scope)
                     if not findings.lost or last_try:
                         return findings
             on_wait(stored, acknowledged)
@@ -135,18 +135,18 @@ def verify(
         time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
 
 
-def scope_of(record: Record, prefix: str) -> Scope | None:
+def scope_of(evidence: Evidence, prefix: str) -> Scope | None:
     """Which rows of the tables are about this run; None when nothing was sent."""
-    window = record.window()
+    window = evidence.window()
     return None if window is None else Scope(prefix, *window)
 
 
-def compare(connection: Connection, record: Record, scope: Scope) -> Findings:
-    """Hold the record against history and status, as one snapshot shows them."""
-    findings = Findings(_acknowledged(record))
+def compare(connection: Connection, evidence: Evidence, scope: Scope) -> Findings:
+    """Hold the evidence against history and status, as one snapshot shows them."""
+    findings = Findings(_acknowledged(evidence))
     with connection.transaction():
         for kind in BY_NAME:
-            devices = record.devices[kind]
+            devices = evidence.devices[kind]
             seen = {device_id: bytearray(len(device.stamps)) for device_id, device in devices.items()}
             for row in history(connection, kind, scope):
                 # Another fleet's ids may begin the same (LOAD-METER-001 beside LOAD-METER-0001).
@@ -162,7 +162,7 @@ def compare(connection: Connection, record: Record, scope: Scope) -> Findings:
     return findings
 
 
-def _judge_row(row: StoredReading, device: DeviceRecord, seen: bytearray, findings: Findings) -> None:
+def _judge_row(row: StoredReading, device: DeviceEvidence, seen: bytearray, findings: Findings) -> None:
     """One row of the history: a reading that was sent, once, with the values that were sent? 1 µs."""
     index = device.find(row.ts_us)
     if index is None:
@@ -185,7 +185,7 @@ def _judge_row(row: StoredReading, device: DeviceRecord, seen: bytearray, findin
         findings.example(f"wrong: {_name(row)} is stored as {row.values}, sent as {sent}")
 
 
-def _count_lost(kind: str, device_id: str, device: DeviceRecord, seen: bytearray, findings: Findings) -> None:
+def _count_lost(kind: str, device_id: str, device: DeviceEvidence, seen: bytearray, findings: Findings) -> None:
     for ts_us, state, stored in zip(device.stamps, device.acknowledged, seen, strict=True):
         if state == ACKNOWLEDGED and not stored:
             findings.lost += 1
@@ -194,7 +194,7 @@ def _count_lost(kind: str, device_id: str, device: DeviceRecord, seen: bytearray
             )
 
 
-def _status_fault(row: StoredReading | None, device: DeviceRecord, seen: bytearray, scope: Scope) -> str | None:
+def _status_fault(row: StoredReading | None, device: DeviceEvidence, seen: bytearray, scope: Scope) -> str | None:
     """What is wrong with a status row, which shows the newest reading stored: ours, or that of a later run."""
     newest = device.newest_acknowledged()
     if row is None:
@@ -213,8 +213,8 @@ def _status_fault(row: StoredReading | None, device: DeviceRecord, seen: bytearr
     return None
 
 
-def _acknowledged(record: Record) -> int:
-    return sum(record.acknowledged(kind) for kind in BY_NAME)
+def _acknowledged(evidence: Evidence) -> int:
+    return sum(evidence.acknowledged(kind) for kind in BY_NAME)
 
 
 def _name(row: StoredReading) -> str:

@@ -24,9 +24,9 @@ from config.settings import load_settings
 from loadgen import publisher
 from loadgen import run as run_module
 from loadgen.counts import Counts
+from loadgen.evidence import Evidence
 from loadgen.fleet import make_fleet, timestamp_text
 from loadgen.progress import Progress
-from loadgen.record import Record
 from loadgen.run import Run, run_fleet
 from loadgen.schedule import Schedule
 from mqtt.errors import LinkRefused
@@ -81,14 +81,14 @@ class Subscriber:
 def new_run(*, devices: int, interval: float, duration: float, connections: int = 4) -> Run:
     points, counts = make_fleet({"meter": devices, "vehicle": devices}, "LOAD", Random(1)), Counts()
     schedule = Schedule(devices, interval, duration)
-    return Run(points, schedule, connections, Random(1), counts, Record(points), Progress(counts, duration))
+    return Run(points, schedule, connections, Random(1), counts, Evidence(points), Progress(counts, duration))
 
 
 def keys(run: Run, *, acknowledged_only: bool) -> set[Key]:
-    assert run.record is not None
+    assert run.evidence is not None
     return {
         (device_id, timestamp_text(ts_us))
-        for devices in run.record.devices.values()
+        for devices in run.evidence.devices.values()
         for device_id, device in devices.items()
         for ts_us, acknowledged in zip(device.stamps, device.acknowledged, strict=True)
         if acknowledged or not acknowledged_only

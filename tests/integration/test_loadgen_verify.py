@@ -13,8 +13,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from loadgen.evidence import Evidence
 from loadgen.fleet import Reading, make_fleet
-from loadgen.record import Record
 from loadgen.stored import EPOCH, Tables
 from loadgen.verify import EXAMPLES_MAX, Findings, VerifyError, check_tables, verify
 from tests.backends import Database
@@ -41,7 +41,7 @@ class Fleet:
         points = make_fleet({"meter": 3, "vehicle": 2}, prefix, rng)
         start_us = start_us or time.time_ns() // 1000
         self.prefix = prefix
-        self.record = Record(points)
+        self.evidence = Evidence(points)
         self.sent = [
             reading
             for turn in range(ROUNDS)
@@ -49,12 +49,12 @@ class Fleet:
             for reading in point.read(start_us + turn * STEP_US, 5.0, rng)
         ]
         for reading in self.sent:
-            self.record.add(reading)
+            self.evidence.add(reading)
 
     def acknowledge(self, *except_for: Reading) -> None:
         for reading in self.sent:
             if reading not in except_for:
-                self.record.acknowledge(reading)
+                self.evidence.acknowledge(reading)
 
     def of(self, device_id: str) -> list[Reading]:
         return [reading for reading in self.sent if reading.device.id == device_id]
@@ -62,7 +62,7 @@ class Fleet:
     def verify(
         self, url: str, timeout: float = 0.0, on_wait: Callable[[int, int], None] = lambda _s, _a: None
     ) -> Findings:
-        return verify(Tables(url, "test"), self.record, self.prefix, timeout, on_wait)
+        return verify(Tables(url, "test"), self.evidence, self.prefix, timeout, on_wait)
 
 
 @pytest.fixture(scope="module")
@@ -313,8 +313,8 @@ def test_past_the_deadline_it_says_what_is_lost_and_shows_the_first_few(execute:
 
 
 def test_nothing_was_sent(url: str) -> None:
-    record = Record(make_fleet({"meter": 1, "vehicle": 1}, "LOAD", Random(1)))
-    findings = verify(Tables(url, "test"), record, "LOAD", 0.0, lambda _stored, _acknowledged: None)
+    evidence = Evidence(make_fleet({"meter": 1, "vehicle": 1}, "LOAD", Random(1)))
+    findings = verify(Tables(url, "test"), evidence, "LOAD", 0.0, lambda _stored, _acknowledged: None)
     assert findings.line() == "verified 0 acknowledged readings: lost 0, duplicated 0, wrong 0"
 
 

@@ -28,17 +28,17 @@ from tests.inverter import INVERTER
 kinds.KINDS += (INVERTER,)
 kinds.BY_NAME = {kind.name: kind for kind in kinds.KINDS}
 from random import Random
-from loadgen import stored, stream
+from loadgen import messages, stored
 from loadgen.counts import Counts
 from loadgen.fleet import make_fleet, points_of
-from loadgen.record import Record
+from loadgen.evidence import Evidence
 from loadgen.templates import Templates
 from telemetry.readings import PAYLOADS
 from wattline.cli import main
 
 asked = {"meter": 2, "vehicle": 1, "inverter": 3}
 points = make_fleet(asked, "LOAD", Random(1))
-record, templates = Record(points), Templates(points, Random(1))
+evidence, templates = Evidence(points), Templates(points, Random(1))
 assert points_of(asked) == len(points) == 5, points
 simulated = [one for point in points for one in point.read(1769868000000000, 5.0, Random(1))]
 assert [one.device.kind for one in simulated].count("inverter") == 3
@@ -48,15 +48,15 @@ for reading in simulated + [templates.read(turn, 1769868000000000) for turn in r
     assert tuple(payload.values()) == (reading.device.id, *reading.values), payload
     for which in range(6):
         try:
-            PAYLOADS[reading.device.kind].validate_json(stream.malform(reading.payload, which))
+            PAYLOADS[reading.device.kind].validate_json(messages.malform(reading.payload, which))
         except ValueError:
             pass
         else:
             raise AssertionError((reading, which))
-record.add(simulated[-1])
-record.acknowledge(simulated[-1])
-assert record.acknowledged("inverter") == 1
-assert record.devices["inverter"]["LOAD-INV-003"].values(0) == simulated[-1].values
+evidence.add(simulated[-1])
+evidence.acknowledge(simulated[-1])
+assert evidence.acknowledged("inverter") == 1
+assert evidence.devices["inverter"]["LOAD-INV-003"].values(0) == simulated[-1].values
 assert stored.TABLES[-2:] == ["inverter_readings_history", "inverter_status"]
 main(["loadgen", "--help"])
 """

@@ -1,4 +1,4 @@
-"""Readings become messages: noted in the record, and some of them with a fault, as shares of all.
+"""Readings become messages: noted in the evidence, and some of them with a fault, as shares of all.
 
 A late one carries a timestamp of an hour before, a duplicate is the same bytes a second time, a malformed one must be
 refused by the ingestor. The verifier knows each: late ones are stored, duplicates once, malformed ones never. So that
@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 
 from loadgen.committed import Committed
 from loadgen.counts import Counts
+from loadgen.evidence import MALFORMED, SENT, DeviceEvidence, Evidence
 from loadgen.fleet import Reading, timestamp_text
-from loadgen.record import MALFORMED, SENT, DeviceRecord, Record
 
 LATE_SECONDS: Final = 3600
 # A stream of nothing but faults has no reading left to be late or sent twice.
@@ -43,20 +43,20 @@ class Message(NamedTuple):
     due: float
     """When it was to be sent, by time.monotonic."""
     role: int
-    evidence: DeviceRecord | None
+    evidence: DeviceEvidence | None
     place: int
     """Its index in the evidence."""
 
 
-class Stream:
+class MessageMaker:
     """Makes the messages of one run."""
 
     def __init__(
-        self, faults: Faults, counts: Counts, record: Record | None, rng: Random, committed: Committed | None = None
+        self, faults: Faults, counts: Counts, evidence: Evidence | None, rng: Random, committed: Committed | None = None
     ) -> None:
         self._faults = faults
         self._counts = counts
-        self._record = record
+        self._evidence = evidence
         self._rng = rng
         self._committed = committed
 
@@ -70,9 +70,9 @@ class Stream:
         device, ts_us, values, payload = reading
         if self._committed is not None and role == READING:
             self._committed.offer(reading, due)
-        if self._record is None:
+        if self._evidence is None:
             return Message(device.topic, payload, due, role, None, 0)
-        evidence = self._record.devices[device.kind][device.id]
+        evidence = self._evidence.devices[device.kind][device.id]
         return Message(device.topic, payload, due, role, evidence, evidence.add(ts_us, values, state))
 
     def _with_faults(self, reading: Reading, due: float) -> list[Message]:

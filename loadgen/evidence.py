@@ -13,13 +13,10 @@ from collections.abc import Iterable
 from loadgen.fleet import Point, Reading
 from telemetry.kinds import BY_NAME
 
-READING_BYTES = 45
-
-
 SENT, ACKNOWLEDGED, MALFORMED = 0, 1, 2
 
 
-class DeviceRecord:
+class DeviceEvidence:
     """One device's readings, each known by its index: its place in the order of sending."""
 
     __slots__ = ("_ascending", "_order", "_stride", "_values", "acknowledged", "stamps")
@@ -84,15 +81,15 @@ class DeviceRecord:
         return self._order
 
 
-class Record:
+class Evidence:
     """All devices of one run."""
 
     def __init__(self, points: Iterable[Point]) -> None:
-        self.devices: dict[str, dict[str, DeviceRecord]] = {kind: {} for kind in BY_NAME}
+        self.devices: dict[str, dict[str, DeviceEvidence]] = {kind: {} for kind in BY_NAME}
         """By the name of the kind and the device's id."""
         for point in points:
             for device in point.devices:
-                self.devices[device.kind][device.id] = DeviceRecord(device.kind)
+                self.devices[device.kind][device.id] = DeviceEvidence(device.kind)
 
     def add(self, reading: Reading) -> None:
         """Before it is sent."""

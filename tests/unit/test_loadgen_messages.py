@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from ingestor.batch import Batch
 from ingestor.decode import Decoder, KeepLimit
 from loadgen.counts import Counts
+from loadgen.evidence import MALFORMED, SENT, Evidence
 from loadgen.fleet import Reading, make_fleet
-from loadgen.record import MALFORMED, SENT, Record
-from loadgen.stream import DUPLICATE, LATE_SECONDS, READING, REFUSABLE, Faults, Message, Stream, malform
+from loadgen.messages import DUPLICATE, LATE_SECONDS, READING, REFUSABLE, Faults, Message, MessageMaker, malform
 from loadgen.templates import Templates
 
 NOON_US = 1_769_868_000_000_000
@@ -62,49 +62,49 @@ def test_each_way_has_its_own_reason(which: int, code: str, said: str) -> None:
     assert said in rejection.reason
 
 
-def stream(faults: Faults) -> tuple[Stream, Counts, Record, list[Reading]]:
+def maker(faults: Faults) -> tuple[MessageMaker, Counts, Evidence, list[Reading]]:
     points, counts = make_fleet({"meter": 50, "vehicle": 50}, "LOAD", Random(1)), Counts()
-    record = Record(points)
+    evidence = Evidence(points)
     readings = [one for point in points for one in point.read(NOON_US, 5.0, Random(1))]
-    return Stream(faults, counts, record, Random(1)), counts, record, readings
+    return MessageMaker(faults, counts, evidence, Random(1)), counts, evidence, readings
 
 
-def states(record: Record) -> list[int]:
-    return [state for devices in record.devices.values() for one in devices.values() for state in one.acknowledged]
+def states(evidence: Evidence) -> list[int]:
+    return [state for devices in evidence.devices.values() for one in devices.values() for state in one.acknowledged]
 
 
 def test_without_faults_a_reading_is_a_message() -> None:
-    made, counts, record, readings = stream(Faults())
+    made, counts, evidence, readings = maker(Faults())
     messages = [one for reading in readings for one in made.messages(reading, 7.0)]
     assert [one.payload for one in messages] == [one.payload for one in readings]
     assert {(one.due, one.role) for one in messages} == {(7.0, READING)}
-    assert states(record) == [SENT] * 100
+    assert states(evidence) == [SENT] * 100
     assert (counts.late, counts.duplicates, counts.malformed) == (0, 0, 0)
 
 
 def test_all_malformed_are_refused_and_never_to_be_stored() -> None:
-    made, counts, record, readings = stream(Faults(malformed=1.0, late=1.0, duplicates=1.0))
+    made, counts, evidence, readings = maker(Faults(malformed=1.0, late=1.0, duplicates=1.0))
     messages = [one for reading in readings for one in made.messages(reading, 0.0)]
     assert {one.role for one in messages} == {REFUSABLE}
     assert len(decoded(*messages).rejected) == counts.malformed == 100
-    assert states(record) == [MALFORMED] * 100
+    assert states(evidence) == [MALFORMED] * 100
     assert (counts.late, counts.duplicates) == (0, 0)
 
 
 def test_late_ones_say_an_hour_before_in_odd_microseconds_and_are_taken() -> None:
-    made, counts, record, readings = stream(Faults(late=1.0))
+    made, counts, evidence, readings = maker(Faults(late=1.0))
     batch = decoded(*(one for reading in readings for one in made.messages(reading, 0.0)))
     late_us = NOON_US - LATE_SECONDS * 1_000_000 + 1
     assert {row[1] for row in (row for rows in batch.rows.values() for row in rows)} == {late_us}
     assert batch.rows_in_all == counts.late == 100
-    assert record.window() == (late_us, late_us)
+    assert evidence.window() == (late_us, late_us)
 
 
 def test_duplicates_are_the_same_bytes_beside_the_reading_and_one_piece_of_evidence() -> None:
-    made, counts, record, readings = stream(Faults(duplicates=1.0))
+    made, counts, evidence, readings = maker(Faults(duplicates=1.0))
     for reading in readings:
         first, second = made.messages(reading, 0.0)
         assert (first.role, second.role) == (READING, DUPLICATE)
         assert first.payload == second.payload == reading.payload
         assert (first.evidence, first.place) == (second.evidence, second.place)
-    assert states(record) == [SENT] * counts.duplicates == [SENT] * 100
+    assert states(evidence) == [SENT] * counts.duplicates == [SENT] * 100

@@ -1,4 +1,4 @@
-"""The record of a run: what was sent, what of it was acknowledged."""
+"""The evidence of a run: what was sent, what of it was acknowledged."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadgen.evidence import DeviceEvidence, Evidence
 from loadgen.fleet import Reading, make_fleet
-from loadgen.record import DeviceRecord, Record
 
 POINTS = make_fleet({"meter": 2, "vehicle": 1}, "LOAD", Random(1))
 
@@ -24,33 +24,33 @@ def readings(at_us: int) -> list[Reading]:
 
 
 def test_an_empty_record_has_no_window() -> None:
-    assert Record(POINTS).window() is None
+    assert Evidence(POINTS).window() is None
 
 
 def test_the_window_is_from_the_first_to_the_last_timestamp_of_all_devices() -> None:
-    record = Record(POINTS)
+    evidence = Evidence(POINTS)
     first, second = readings(1_000), readings(5_000)
     for reading in (*first, second[1]):
-        record.add(reading)
-    assert record.window() == (1_000, 5_000)
+        evidence.add(reading)
+    assert evidence.window() == (1_000, 5_000)
 
 
 def test_acknowledged_readings_are_counted_by_kind_and_once() -> None:
-    record = Record(POINTS)
+    evidence = Evidence(POINTS)
     sent = readings(1_000)
     for reading in sent:
-        record.add(reading)
+        evidence.add(reading)
     vehicle = next(reading for reading in sent if reading.device.kind == "vehicle")
-    record.acknowledge(vehicle)
-    record.acknowledge(vehicle)
-    assert (record.acknowledged("meter"), record.acknowledged("vehicle")) == (0, 1)
-    assert record.devices["vehicle"]["LOAD-VEH-001"].newest_acknowledged() == 1_000
-    assert record.devices["meter"]["LOAD-METER-001"].newest_acknowledged() is None
+    evidence.acknowledge(vehicle)
+    evidence.acknowledge(vehicle)
+    assert (evidence.acknowledged("meter"), evidence.acknowledged("vehicle")) == (0, 1)
+    assert evidence.devices["vehicle"]["LOAD-VEH-001"].newest_acknowledged() == 1_000
+    assert evidence.devices["meter"]["LOAD-METER-001"].newest_acknowledged() is None
 
 
 def test_acknowledging_what_was_never_sent_is_a_mistake_of_ours() -> None:
     with pytest.raises(KeyError, match="LOAD-METER-001 never sent"):
-        Record(POINTS).acknowledge(readings(1_000)[0])
+        Evidence(POINTS).acknowledge(readings(1_000)[0])
 
 
 @given(
@@ -60,7 +60,7 @@ def test_acknowledging_what_was_never_sent_is_a_mistake_of_ours() -> None:
 def test_a_reading_is_found_by_its_timestamp_with_its_values(
     rows: list[tuple[int, float, float]], stranger: int
 ) -> None:
-    device = DeviceRecord("meter")
+    device = DeviceEvidence("meter")
     rows.sort()
     for ts_us, *values in rows:
         device.add(ts_us, tuple(values))
