@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel
 
-from analytics_api.description.openapi import JSON, OPERATIONS, Operation
+from analytics_api.description.operations import JSON, OPERATIONS, Operation
 from analytics_api.description.schemas import Failure
 
 OK_MOST = 299
