@@ -1,4 +1,4 @@
-"""The models of answers and bodies about a kind of reading, made from its declaration: MeterStatus, VehicleReading, ….
+"""The models of answers and bodies about a kind of reading, made from its declaration: its status, its reading, ….
 
 Like those of `schemas`, they describe and are held against answers in tests; no request runs through one.
 """

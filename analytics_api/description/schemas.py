@@ -1,6 +1,6 @@
 """What the answers of the API have in common, as models, and the answers about the API itself.
 
-`kind_schemas` has those about one kind of reading, `pair_schemas` those about a vehicle and its meter. /openapi.json is
+`kind_schemas` has those about one kind of reading, `pair_schemas` those about pairs of devices. /openapi.json is
 made of them, and tests hold the answers against them; no request runs through one. A field that no model names is an
 error of the API, never of the client, so every model refuses it.
 """

@@ -229,6 +229,7 @@ def test_many_at_once_leave_no_overlap_and_lose_nothing(served: Served) -> None:
         wanted[f"MANY-{rng.randrange(4)}", f"BOX-{rng.randrange(6)}", begin] = end
     taken: list[tuple[str, str, datetime]] = []
     statuses: list[int] = []
+    unsure: set[tuple[str, str, datetime]] = set()  # 503, as on a busy machine: it may have been done all the same
 
     async def put(client: httpx.AsyncClient, queue: list[tuple[str, str, datetime]]) -> None:
         while queue:
@@ -241,6 +242,10 @@ def test_many_at_once_leave_no_overlap_and_lose_nothing(served: Served) -> None:
             statuses.append(response.status_code)
             if response.status_code == 200:
                 taken.append(key)
+            if response.status_code == 503:
+                assert len(unsure) < len(wanted) / 2
+                unsure.add(key)
+                queue.append(key)
 
     async def story() -> None:
         queue = [*wanted]
@@ -252,13 +257,13 @@ def test_many_at_once_leave_no_overlap_and_lose_nothing(served: Served) -> None:
                 group.create_task(put(client, queue))
 
     asyncio.run(story())
-    assert set(statuses) == {200, 409}
+    assert set(statuses) - {503} == {200, 409}
     stored = {
         (str(vehicle_id), str(meter_id), begin): end
         for vehicle_id, meter_id, begin, end in served.everything()
         if str(vehicle_id).startswith("MANY-")
     }
-    assert stored.keys() == set(taken)
+    assert set(taken) <= stored.keys() <= {*taken, *unsure}
     assert_no_overlap(stored)
     for link, end in stored.items():
         given = wanted[link]
