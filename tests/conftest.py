@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.backends import Broker, Database, Server, new_broker, new_database
 from tests.machine import missing
@@ -22,6 +23,10 @@ from tests.proxy import TcpProxy
 
 S = TypeVar("S", bound=Server)
 
+
+# How long an example takes says what else the machine does; pytest-timeout ends what never ends.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 # libpq and wattline's settings read the environment; the tests' own must be the only ones.
 _NOT_OURS = ("PG", "DATABASE_", "MQTT_", "API_", "METRICS_")
