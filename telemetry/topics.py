@@ -10,8 +10,6 @@ Kind = str
 KINDS: tuple[Kind, ...] = tuple(kind.name for kind in DECLARED)
 
 ALL_TELEMETRY = f"{TOPIC_ROOT}/#"
-METER_PREFIX = f"{TOPIC_ROOT}/meter/"
-VEHICLE_PREFIX = f"{TOPIC_ROOT}/vehicle/"
 
 
 def topic_of(kind: Kind, device_id: str) -> str:
