@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,16 +16,7 @@ from ingestor.schema.migrate import Migration, MigrationError, known_migrations
 from postgres.connecting import connect
 from telemetry.kinds import KINDS, Kind, Measure
 from tests.inverter import INVERTER
-
-ROOT = Path(__file__).parents[2]
-RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-
-
-def block(language: str) -> str:
-    """The first block in that language."""
-    found = re.search(rf"^```{language}\n(.*?)^```", RECIPES, re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found[1]
+from tests.recipes import ROOT, block
 
 
 def test_the_declaration_is_the_one_that_the_tests_use() -> None:
