@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import psycopg
 import pytest
 
 from tests.backends import Broker, Database, new_broker
-from tests.devices import device
+from tests.devices import device, iso
 from tests.metrics import metric
 from tests.processes import WattlineProcess
 from tests.waiting import wait_until
@@ -66,6 +67,19 @@ class System:
         with psycopg.connect(self.environment["DATABASE_URL"]) as connection:
             return connection.execute(query.encode()).fetchall()
 
+    def run(self, *arguments: str, **environment: str) -> str:
+        """What a command prints that ends well."""
+        done = subprocess.run(
+            [sys.executable, "-m", "wattline", *arguments],
+            cwd=self.folder,
+            env={"PATH": "/usr/bin:/bin", **self.environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     def get(self, path: str, **headers: str) -> httpx.Response:
         response = httpx.get(f"{self.api.http_url}{path}", headers=headers, timeout=30)
         assert response.status_code == 200, response.text
@@ -99,16 +113,7 @@ def loaded(system: System) -> dict[str, Any]:
     """What `wattline loadgen --inverters 5 --verify` says, with faults of every sort."""
     options = ("--meters", "1", "--vehicles", "1", "--inverters", "5", "--max", "--messages", "1400")
     faults = ("--late", "0.1", "--duplicates", "0.1", "--malformed", "0.1", "--json")
-    done = subprocess.run(
-        [sys.executable, "-m", "wattline", "loadgen", *options, *faults, "--verify", "--verify-timeout", "90"],
-        cwd=system.folder,
-        env={"PATH": "/usr/bin:/bin", **system.environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
+    return json.loads(system.run("loadgen", *options, *faults, "--verify", "--verify-timeout", "90"))
 
 
 def test_it_is_stored_once_and_verified(system: System, loaded: dict[str, Any]) -> None:
@@ -167,3 +172,16 @@ def test_it_can_be_posted_and_published_by_hand(system: System) -> None:
     wait_until(lambda: system.rows(seen) == [(0.5, 1.5, 8.0)], what="the posted one")
     refused = httpx.post(f"{system.api.http_url}/v1/telemetry/inverter", json={**later, "acPower": -1})
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "acPower")
+
+
+def test_its_old_days_are_dropped(system: System, loaded: dict[str, Any]) -> None:
+    days = "SELECT count(*) FROM inverter_readings_history WHERE ts < now() - interval '4 days'"
+    old = datetime.now(UTC) - timedelta(days=5)
+    reading = {"inverterId": "OLD", "kwhGeneratedAc": 1, "acPower": 1, "panelTemp": 1, "timestamp": iso(old)}
+    with device(system.broker.port) as publisher:
+        publisher.publish("v1/telemetry/inverter/OLD", reading)
+    wait_until(lambda: system.rows(days) == [(1,)], what="a reading of a day that had no partition")
+    partition = f"SELECT to_regclass('inverter_readings_history_p{old:%Y%m%d}') IS NULL"
+    assert system.rows(partition) == [(False,)]
+    system.run("retention", "run", "--yes", RETENTION_DAYS="2")
+    assert system.rows(partition) == [(True,)]
