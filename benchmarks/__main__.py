@@ -23,7 +23,7 @@ def main() -> int:
     for name, benchmark in BENCHMARKS.items():
         benchmark.configure(names.add_parser(name, help=benchmark.SUMMARY, description=benchmark.SUMMARY))
     args = parser.parse_args()
-    for ending in (signal.SIGINT, signal.SIGTERM):  # whoever ends us, what we started ends first
+    for ending in (signal.SIGINT, signal.SIGTERM):  # what we started ends before us
         signal.signal(ending, signal.default_int_handler)  # SIGINT too: a shell's background job is born deaf to it
     try:
         machine = this_machine()

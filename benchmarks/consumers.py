@@ -119,7 +119,7 @@ async def ingest(settings: Settings, count: int) -> Measured:
 
 
 async def ingest_with_paho(settings: Settings, count: int) -> Measured:
-    """The same ingestor with another client."""
+    """The ingestor with another MQTT client."""
     from benchmarks.paho_link import PahoLink  # noqa: PLC0415 - the others' memory is not to hold paho
 
     vars(service)["Link"] = PahoLink
@@ -153,7 +153,7 @@ def _measured(cpu_before: float, started: float) -> Measured:
 
 
 def _peak_kb() -> int:
-    """Not ru_maxrss where it can be helped: on Linux that begins with the size of whoever started us."""
+    """Not ru_maxrss where it can be helped: on Linux that begins with the size of the process that started us."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))

@@ -17,7 +17,7 @@ DAY_US = 86_400_000_000
 
 @dataclass(frozen=True)
 class Plan:
-    """So many messages of so many devices, half of them meters; timestamps go on in steps, on so many days in turn."""
+    """`count` messages of `devices` devices, half of them meters; timestamps go on in steps, on `days` days in turn."""
 
     count: int
     devices: int

@@ -97,7 +97,7 @@ class PahoLink:
             client.subscribe(topic_filter, qos=1)
 
     def _on_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
-        """In paho's thread. Whoever finds that the loop has not been called since its last look calls it."""
+        """In paho's thread. The first that finds the loop not called since its last look calls it."""
         self._arrived.append(
             mqtt5.PublishPacket(
                 message.topic,

@@ -13,7 +13,7 @@ OTHER_FILES: Final = 64
 
 
 def make_room(connections: int) -> str | None:
-    """Raise the limit where it is too low for so many connections; what to change where that cannot be done."""
+    """Raise the limit where it is too low for that number of connections; what to change where that cannot be done."""
     if sys.platform == "win32":
         return None
     import resource  # noqa: PLC0415 - POSIX only

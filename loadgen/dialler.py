@@ -1,4 +1,4 @@
-"""Keeps every lane connected: a ramp of new connections at the start, reconnecting whoever is cut off later.
+"""Keeps every lane connected: a ramp of new connections at the start, connecting those again that are cut off later.
 
 A bounded number of attempts at a time, whatever the number of lanes, and no task per connection. It sends nothing; a
 lane that is connected again does that by itself.

@@ -88,14 +88,14 @@ def id_prefix(kind: str, prefix: str) -> str:
 
 
 def points_of(devices: Mapping[str, int]) -> int:
-    """How many points a fleet with so many devices of each kind has."""
+    """How many points a fleet has; `devices` counts them by the name of their kind."""
     paired = [kind.name for kind in PAIR]
     alone = sum(count for name, count in devices.items() if name not in paired)
     return max(devices.get(name, 0) for name in paired) + alone
 
 
 def make_fleet(devices: Mapping[str, int], prefix: str, rng: Random) -> list[Point]:
-    """A fleet with so many devices of each kind (by its name): chargers first, each sort in order of its numbers.
+    """The points of a fleet, `devices` of each kind by its name: chargers first, each sort in order of its numbers.
 
     The same generator state gives the same fleet.
     """

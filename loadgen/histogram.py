@@ -64,6 +64,6 @@ class Histogram:
         }
 
     def line(self) -> str:
-        """The same for a person."""
+        """The quantiles as a line for a person."""
         p50, p99, longest = self.quantile(0.5) * 1e3, self.quantile(0.99) * 1e3, self.longest_seconds * 1e3
         return f"p50 {p50:,.1f} ms, p99 {p99:,.1f} ms, max {longest:,.1f} ms"

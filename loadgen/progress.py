@@ -1,4 +1,4 @@
-"""The live progress on stderr: one line drawn anew on a terminal, a plain line now and then anywhere else.
+"""The live progress on stderr: one line, redrawn, on a terminal; a plain line now and then anywhere else.
 
 It only shows; it counts nothing itself, and it must never hold up a publisher.
 """
@@ -74,7 +74,7 @@ class Progress:
         share, left = forecast(self._counts, rate, elapsed, self._duration, self._readings_max)
         line = progress_line(self._counts, rate, elapsed, None if left is None else elapsed + left)
         if self._redraws:
-            # Cut where the terminal ends: a line that wraps cannot be drawn anew.
+            # Cut where the terminal ends: a line that wraps cannot be redrawn.
             room = shutil.get_terminal_size().columns - 1
             self._stream.write(CLEAR_LINE + (bar(share) + line)[:room])
             self._drawn = True
