@@ -211,10 +211,10 @@ class Ingestor:
                 async with connection:
                     for name in await migrate(connection):
                         logger.info("applied migration %s", name)
-                    if (problem := await provide_api_role(connection)) is not None:
-                        logger.warning("PostgreSQL at %s: %s", settings.database_label, problem)
                     for table in await check_kinds(connection):
                         logger.warning("%s holds readings of a kind that this program does not declare", table)
+                    if (problem := await provide_api_role(connection)) is not None:
+                        logger.warning("PostgreSQL at %s: %s", settings.database_label, problem)
                     await self._watch.agreed(judged_by_clock=False)
                     await ensure_partitions(connection, days_ahead(datetime.fromtimestamp(self._clocks.now(), UTC)))
                     return await remembered(connection, settings.mqtt_client_id)

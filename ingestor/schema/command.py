@@ -61,11 +61,11 @@ async def _bring_up_to_date(settings: Settings, wait_seconds: float) -> None:
     async with connection:
         for name in await migrate(connection):
             log.info("applied %s", name)
+        for table in await check_kinds(connection):
+            log.warning("%s holds readings of a kind that this program does not declare", table)
         problem = await provide_api_role(connection)
         if problem is not None:
             log.warning("PostgreSQL at %s: %s", settings.database_label, problem)
-        for table in await check_kinds(connection):
-            log.warning("%s holds readings of a kind that this program does not declare", table)
         made = await ensure_partitions(connection, days_ahead(datetime.now(UTC)))
     log.info("%s: the schema is up to date; daily partitions made: %d", settings.database_label, len(made))
 

@@ -11,7 +11,7 @@ import os
 import random
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -216,11 +216,15 @@ def a_backend_that_stops(here: Field) -> Iterator[None]:
     """For a while; it goes on where it was."""
     query = "SELECT pid FROM pg_stat_activity WHERE usename = %s AND application_name LIKE 'wattline ingest%%'"
     pids = [row[0] for row in here.owner.execute(query, [here.role]).fetchall()]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    _signal(pids, signal.SIGSTOP)
     yield
+    _signal(pids, signal.SIGCONT)
+
+
+def _signal(pids: list[int], sign: signal.Signals) -> None:
     for pid in pids:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.kill(pid, sign)
 
 
 # Networks, brokers, administrators of the machine

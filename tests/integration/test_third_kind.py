@@ -6,7 +6,6 @@ The program is copied, the two blocks of docs/recipes.md are put in, and the rea
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -25,18 +24,12 @@ from tests.backends import Broker, Database, new_broker
 from tests.devices import device, iso
 from tests.metrics import metric
 from tests.processes import WattlineProcess
+from tests.recipes import block
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("config", "telemetry", "mqtt", "postgres", "ingestor", "analytics_api", "loadgen", "embedded", "wattline")
 KIND = "inverter"
-
-
-def block(language: str) -> str:
-    recipes = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    found = re.search(rf"^```{language}\n(.*?)^```", recipes, re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found[1]
 
 
 def copy_with_a_third_kind(folder: Path) -> None:
@@ -63,20 +56,24 @@ class System:
     api: WattlineProcess
     environment: dict[str, str]
 
+    def attempt(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "wattline", *arguments],
+            cwd=self.folder,
+            env={"PATH": "/usr/bin:/bin", **self.environment, **settings},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=150,
+        )
+
     def rows(self, query: str) -> list[Any]:
         with psycopg.connect(self.environment["DATABASE_URL"]) as connection:
             return connection.execute(query.encode()).fetchall()
 
-    def run(self, *arguments: str, **environment: str) -> str:
+    def run(self, *arguments: str, **settings: str) -> str:
         """What a command prints that ends well."""
-        done = subprocess.run(
-            [sys.executable, "-m", "wattline", *arguments],
-            cwd=self.folder,
-            env={"PATH": "/usr/bin:/bin", **self.environment, **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = self.attempt(*arguments, **settings)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -185,3 +182,15 @@ def test_its_old_days_are_dropped(system: System, loaded: dict[str, Any]) -> Non
     assert system.rows(partition) == [(False,)]
     system.run("retention", "run", "--yes", RETENTION_DAYS="2")
     assert system.rows(partition) == [(True,)]
+
+
+def test_without_its_tables_it_is_one_line(system: System, database_url: str) -> None:
+    (migration,) = (system.folder / "ingestor" / "schema").glob("*_inverter.sql")
+    aside = migration.rename(migration.with_suffix(".aside"))
+    try:
+        refused = system.attempt("ingest", DATABASE_URL=database_url, METRICS_PORT="0")
+    finally:
+        aside.rename(migration)
+    assert refused.returncode == 1
+    assert len([line for line in refused.stderr.splitlines() if "inverter_status" in line]) == 1
+    assert "Traceback" not in refused.stderr
