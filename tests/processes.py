@@ -28,15 +28,8 @@ _numbers = itertools.count(1)
 class WattlineProcess:
     """`python -m wattline ...`, run in a folder of its own, so that no `.env` or `.wattline` is picked up."""
 
-    def __init__(
-        self,
-        *arguments: str,
-        folder: Path,
-        open_files: int | None = None,
-        module: str = "wattline",
-        **environment: str,
-    ) -> None:
-        """`open_files`: no more than so many at a time, of every sort. `module`: what is run instead of wattline."""
+    def __init__(self, *arguments: str, folder: Path, open_files: int | None = None, **environment: str) -> None:
+        """`open_files`: no more than so many at a time, of every sort."""
         self.http_port, self.metrics_port = free_ports(2)
         self.log = folder / f"{next(_numbers):03d}-{arguments[0]}.log"
         ours = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
@@ -45,7 +38,7 @@ class WattlineProcess:
         self._child = Child(
             Program(
                 name=arguments[0],
-                command=(*limited, sys.executable, "-m", module, *arguments),
+                command=(*limited, sys.executable, "-m", "wattline", *arguments),
                 log=self.log,
                 environment={**ours, **ports, **environment},
                 directory=folder,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema_rs
 import psycopg
 import pytest
 
@@ -149,7 +150,16 @@ def test_it_is_answered_and_described(system: System, loaded: dict[str, Any]) ->
     with httpx.stream("GET", f"{system.api.http_url}/v1/stream", timeout=30) as stream:
         event = next(json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: {"))
     assert [one["inverterId"] for one in event["inverters"]]
+    stale = system.get("/v1/telemetry/inverter?staleSeconds=3600").json()
+    assert stale["data"] == []
     described = system.get("/openapi.json").json()
+    for model, answer in (
+        ("InverterStatusPage", listed),
+        ("InverterStatusAnswer", system.get("/v1/telemetry/inverter/LOAD-INV-001/status").json()),
+        ("InverterReadingPage", system.get("/v1/telemetry/inverter/LOAD-INV-001/history").json()),
+    ):
+        schema = {"$ref": f"#/components/schemas/{model}", "components": described["components"]}
+        jsonschema_rs.validator_for(schema).validate(answer)
     assert {f"/v1/telemetry/inverter{end}" for end in ("", "/{inverterId}/status", "/{inverterId}/history")} <= set(
         described["paths"]
     )
