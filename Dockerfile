@@ -10,6 +10,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY wattline wattline
 COPY config config
 COPY postgres postgres
+COPY serving serving
 COPY telemetry telemetry
 COPY mqtt mqtt
 COPY ingestor ingestor

@@ -19,8 +19,8 @@ from analytics_api.http.errors import EXCEPTION_HANDLERS
 from analytics_api.http.metrics import MeasuredApp, build_registry
 from analytics_api.live import page, stream
 from analytics_api.readings import gateway, history, lists, status
-from config.http_room import Room
 from config.settings import Settings
+from serving.room import Room
 
 
 def create_app(settings: Settings, access: RulesInForce, room: Room) -> Starlette:

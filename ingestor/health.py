@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from config.errors import SettingsError
-from config.http_room import Room
-from config.http_server import BoundedServer, bounded_config
+from serving.room import Room
+from serving.server import BoundedServer, bounded_config
 
 CONNECTIONS_MAX = 64
 """Prometheus, probes and a few people; the other files are for broker and database."""

@@ -25,7 +25,7 @@ from analytics_api.database.questions import Database as ApiDatabase
 from analytics_api.description.kind_schemas import FleetEvent
 from analytics_api.live import stream as streams
 from analytics_api.live.stream import CHANGED_MAX, Listener, Stream, TooManyListenersError
-from config.http_protocol import BoundedProtocol
+from serving.protocol import BoundedProtocol
 from tests.api_process import MeterRow, VehicleRow, prepare, prepared_database, running_api, store
 from tests.backends import Database
 from tests.processes import WattlineProcess

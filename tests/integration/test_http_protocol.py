@@ -15,9 +15,9 @@ from starlette.routing import Route
 
 from analytics_api.http.listening import listen
 from config import http_protocol as protocol
-from config.http_protocol import HEAD_BYTES_MAX, URL_BYTES_MAX
-from config.http_room import Room
-from config.http_server import BoundedServer, bounded_config
+from serving.protocol import HEAD_BYTES_MAX, URL_BYTES_MAX
+from serving.room import Room
+from serving.server import BoundedServer, bounded_config
 
 WAIT_SECONDS = 5.0
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

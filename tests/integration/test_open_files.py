@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from analytics_api.live.stream import listeners_max
-from config.http_server import connections_max
-from config.open_files import raise_limit
+from serving.open_files import raise_limit
+from serving.server import connections_max
 from tests.api_client import api_client
 from tests.api_process import prepare
 from tests.backends import Broker

@@ -29,7 +29,18 @@ from tests.recipes import block
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("config", "telemetry", "mqtt", "postgres", "ingestor", "analytics_api", "loadgen", "embedded", "wattline")
+ROOMS = (
+    "config",
+    "telemetry",
+    "mqtt",
+    "postgres",
+    "serving",
+    "ingestor",
+    "analytics_api",
+    "loadgen",
+    "embedded",
+    "wattline",
+)
 KIND = "inverter"
 
 

@@ -16,8 +16,8 @@ from analytics_api.app import create_app
 from analytics_api.description import openapi, schemas
 from analytics_api.http.access import AccessRules, RulesInForce
 from analytics_api.http.parameters import HOURS_MAX, LIMIT_MAX
-from config.http_room import Room
 from config.settings import Settings
+from serving.room import Room
 
 PAGE_FILES = "/api/"  # what the page at /api loads is no part of the API
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.http_room import FIRST_WORDS_SECONDS, TURNED_AWAY_MAX, Room
-from config.http_server import CONNECTIONS_MAX, CONNECTIONS_MIN, connections_max
+from serving.room import FIRST_WORDS_SECONDS, TURNED_AWAY_MAX, Room
+from serving.server import CONNECTIONS_MAX, CONNECTIONS_MIN, connections_max
 
 
 @dataclass(eq=False)

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = {"config", "telemetry", "mqtt", "postgres"}
+SHARED = {"config", "telemetry", "mqtt", "postgres", "serving"}
 MAY_IMPORT = {
     "config": set(),
     "telemetry": set(),
     "mqtt": {"config"},
     "postgres": {"config"},
+    "serving": {"config"},
     "ingestor": SHARED,
     "analytics_api": SHARED,
     "loadgen": SHARED,

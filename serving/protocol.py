@@ -18,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from config.http_room import Room
+from serving.room import Room
 
 URL_BYTES_MAX = 8_192  # RFC 9112, section 3, asks for 8000 at least
 HEAD_BYTES_MAX = 65_536

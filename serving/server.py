@@ -17,8 +17,8 @@ from functools import partial
 import uvicorn
 from starlette.types import ASGIApp
 
-from config.http_protocol import BoundedProtocol
-from config.http_room import TURNED_AWAY_MAX, Room
+from serving.protocol import BoundedProtocol
+from serving.room import TURNED_AWAY_MAX, Room
 
 ACCEPTED_AT_ONCE = 16
 """Connections taken before the loop does other work; those that have to leave for them are gone by then."""
