@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from analytics_api.http.listening import listen
-from config import http_protocol as protocol
+from serving import protocol
 from serving.protocol import HEAD_BYTES_MAX, URL_BYTES_MAX
 from serving.room import Room
 from serving.server import BoundedServer, bounded_config
