@@ -13,7 +13,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from embedded import debian
-from embedded.account import account_for, write_for
+from embedded.account import Account, account_for, write_for
 from embedded.cache import cached
 from embedded.child import Child, Program, last_lines
 from embedded.errors import EmbeddedError
@@ -21,13 +21,13 @@ from embedded.ports import LOOPBACK, free_ports
 from tests.waiting import wait_until
 
 
-def _program() -> tuple[Path, dict[str, str]]:
+def _program(account: Account | None) -> tuple[Path, dict[str, str]]:
     if found := shutil.which("pgbouncer", path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))):
         return Path(found), {}
     if not debian.available():
         pytest.skip("PgBouncer is not on PATH, and this system has no apt-get to fetch it with")
     try:
-        root = cached("pgbouncer", None, lambda draft: debian.unpack("pgbouncer", draft))
+        root = cached("pgbouncer", account, lambda draft: debian.unpack("pgbouncer", draft))
     except EmbeddedError as error:
         pytest.skip(f"PgBouncer is not on PATH and could not be fetched: {error}")
     libraries = [str(folder) for part in ("usr/lib", "lib") for folder in sorted((root / part).glob("*/"))]
@@ -37,8 +37,8 @@ def _program() -> tuple[Path, dict[str, str]]:
 @contextmanager
 def pgbouncer(folder: Path, url: str, mode: str, more: str = "") -> Iterator[str]:
     """A pooler in this mode, and with `more` settings, before the database at `url`; the same URL through it."""
-    program, environment = _program()
     account = account_for(folder / "none")  # it refuses to run as root, too
+    program, environment = _program(account)
     folder.mkdir(parents=True)
     if account is not None:
         os.chown(folder, account.uid, account.gid)
