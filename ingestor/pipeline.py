@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 import mqtt5
 import psycopg
 
+from config.backoff import backoff_seconds
 from ingestor.batch import VALID_CODES, Batch, FlushPolicy, Trigger
 from ingestor.clock_watch import ClockWatch
 from ingestor.decode import CLOCK_CODES, Decoder
@@ -382,5 +382,4 @@ class Pipeline:
 
 def _retry_seconds(kind: FailureKind, attempts: int) -> float:
     longest = FAULT_RETRY_SECONDS if kind == "fault" else RETRY_SECONDS_MAX
-    ceiling = min(longest, RETRY_SECONDS_MIN * 2 ** min(attempts, 10))
-    return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - jitter, not a secret
+    return backoff_seconds(attempts, least=RETRY_SECONDS_MIN, most=longest)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+from config.backoff import backoff_seconds
 from mqtt.connection import Connection, OnPublish
 from mqtt.errors import LinkError, LinkLost, LinkRefused, unfit
 from mqtt.granted import session_lost, shortcomings, why_unfit
@@ -204,8 +204,7 @@ class Link:
                 await asyncio.sleep(UNSUBSCRIBE_RETRY_SECONDS)
 
     async def _wait_before_retry(self, failures: int, error: LinkError, cuts: int) -> None:
-        ceiling = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** min(failures, 10))
-        delay = random.uniform(ceiling / 4, ceiling)  # noqa: S311 - jitter, not a secret
+        delay = backoff_seconds(failures, least=BACKOFF_SECONDS_MIN, most=BACKOFF_SECONDS_MAX)
         text, said_at = self._logged
         if str(error) != text or time.monotonic() - said_at > REPEAT_LOG_SECONDS:
             suspicion = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Literal, Protocol
 
 import psycopg
 
+from config.backoff import backoff_seconds
 from ingestor.clocks import ClockDoubtError
 from ingestor.housekeeping.blockers import blockers_of
 from postgres.connecting import Session, connect
@@ -75,7 +75,7 @@ async def keep_doing(chore: Chore, *, conninfo: str, label: str, books: ChoreBoo
             failures += 1
             books.chore_failed(chore.name)
             said = _tell(chore, error, label, said)
-            await asyncio.sleep(_retry_seconds(failures))
+            await asyncio.sleep(backoff_seconds(failures, least=RETRY_SECONDS_MIN, most=RETRY_SECONDS_MAX))
             continue
         books.chore_done(chore.name, time.time())
         if failures:
@@ -142,8 +142,3 @@ def _tell(chore: Chore, error: Exception, label: str, said: str) -> str:
     if problem != said:
         logger.warning("%s: %s; trying again", chore.name, problem)
     return problem
-
-
-def _retry_seconds(failures: int) -> float:
-    ceiling = min(RETRY_SECONDS_MAX, RETRY_SECONDS_MIN * 2 ** min(failures - 1, 10))
-    return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - jitter, not a secret

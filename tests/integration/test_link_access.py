@@ -148,7 +148,7 @@ async def test_a_certificate_of_our_ca_is_trusted_and_everything_works_as_withou
         connection.acknowledge([packet.packet_id for packet in packets if packet.packet_id is not None])
 
     async with Link(given, subscribe=["v1/#"], on_publish=receive) as link:
-        await link.wait_connected(5)
+        await link.wait_connected(30)
         payloads = [b"%d" % number * 1000 for number in range(1000)]
         await asyncio.gather(*(link.publish("v1/telemetry/meter/M", payload) for payload in payloads))
         await wait_until_async(lambda: len(got) == 1000)
@@ -162,7 +162,7 @@ async def test_a_certificate_of_our_ca_is_trusted_and_everything_works_as_withou
         broker.stop()
         await wait_until_async(lambda: link.connection is None)
         broker.start()
-        await link.wait_connected(5)
+        await link.wait_connected(30)
         await link.publish("v1/telemetry/meter/M", b"after")
         await wait_until_async(lambda: got[-1] == b"after")
     broker.stop()  # which writes its log

@@ -298,7 +298,7 @@ def test_a_link_lost_before_the_acknowledgement_ends_the_replay_and_the_next_goe
             await connect(quarantine.database_url, autocommit=True) as connection,
             Link(LinkOptions.from_settings(settings, client_id="replay-test")) as link,
         ):
-            await link.wait_connected(10)
+            await link.wait_connected(30)
             proxy.blackhole(to_server=False)
             replaying = asyncio.create_task(replay(connection, link, Choice()))
             await wait_until_async(received.qsize, what="the message at the broker")

@@ -54,7 +54,7 @@ async def test_a_link_subscribes_publishes_and_says_goodbye():
             assert await grant(session) == "a/#"
             assert link.connection is None
             assert await grant(session) == "b/#"
-            await link.wait_connected(2)
+            await link.wait_connected(30)
             assert link.connection is not None
             packet = await session.expect(mqtt5.UnsubscribePacket)  # the old one only now: nothing falls in between
             session.send(mqtt5.UnsubAckPacket(packet.packet_id, [mqtt5.UnsubAckReasonCode.SUCCESS]))
@@ -75,7 +75,7 @@ async def test_after_a_cut_it_connects_and_subscribes_again_and_repeats_no_publi
     ):
         session = await broker.welcome()
         await grant(session)
-        await link.wait_connected(2)
+        await link.wait_connected(30)
         first = link.connection
         publishing = asyncio.create_task(link.publish("t", b"once"))
         await session.expect(mqtt5.PublishPacket)
@@ -86,7 +86,7 @@ async def test_after_a_cut_it_connects_and_subscribes_again_and_repeats_no_publi
         assert came_back == []
         session = await broker.welcome(session_present=True)
         assert await grant(session) == "a/#"
-        await link.wait_connected(2)
+        await link.wait_connected(30)
         assert link.connection is not first
         assert came_back == [True]
         assert len(warnings()) == 1
@@ -99,7 +99,7 @@ async def test_packet_ids_die_with_their_connection():
     async with FakeBroker() as broker, Link(broker.options()) as link:
         for _ in range(2):
             session = await broker.welcome(receive_max=1)
-            await link.wait_connected(2)
+            await link.wait_connected(30)
             publishing = asyncio.create_task(link.publish("t", b"x"))
             assert (await session.expect(mqtt5.PublishPacket)).packet_id == 1
             session.close()
@@ -127,7 +127,7 @@ async def test_while_away_everybody_hears_the_reason_at_once():
 
 async def test_waiting_for_the_connection_outlasts_failures():
     async with FakeBroker() as broker, Link(broker.options()) as link:
-        waiting = [asyncio.create_task(link.wait_connected(5)) for _ in range(3)]
+        waiting = [asyncio.create_task(link.wait_connected(30)) for _ in range(3)]
         for _ in range(3):
             session = await broker.session()
             await session.expect(mqtt5.ConnectPacket)
@@ -177,7 +177,7 @@ async def test_the_pause_has_a_limit_and_a_good_connection_starts_over(monkeypat
             await session.expect(mqtt5.ConnectPacket)
             session.send(refuses())
         session = await broker.welcome()
-        await link.wait_connected(2)
+        await link.wait_connected(30)
         session.close()
         await broker.welcome()
         assert [most for _, most in pauses] == [0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10, 0.4]
@@ -196,12 +196,12 @@ async def test_a_refusal_that_is_final_ends_the_link(by, warnings):
             session.send(mqtt5.ConnAckPacket(reason_code=mqtt5.ConnAckReasonCode.CLIENT_ID_NOT_VALID))
         else:
             session.send(mqtt5.ConnAckPacket())
-            await link.wait_connected(2)
+            await link.wait_connected(30)
             session.send(mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER))
             await wait_until_async(lambda: link.connection is None)
         for _ in range(2):
             with pytest.raises(LinkRefused):
-                await link.wait_connected(2)
+                await link.wait_connected(30)
             with pytest.raises(LinkRefused):
                 await link.publish("t", b"x")
         await asyncio.sleep(0.1)
@@ -226,7 +226,7 @@ async def test_a_refused_subscription_is_said_once_and_tried_again(warnings):
             session.send(mqtt5.SubAckPacket(packet.packet_id, [mqtt5.SubAckReasonCode.NOT_AUTHORIZED]))
         session = await broker.welcome()
         await grant(session)
-        await link.wait_connected(2)
+        await link.wait_connected(30)
     (line,) = warnings()
     assert line.startswith("the broker refused the subscription to a/#: not authorized; ")
     assert line.endswith("; trying again")
