@@ -103,7 +103,7 @@ def test_without_a_database_it_starts_says_so_and_recovers(
             assert "refused" in problem["message"]
             assert client.get("/v1/telemetry/meter/M/status").status_code == 503
             database.start()
-            wait_until(lambda: client.get("/readyz").status_code == 200, 5, "ready by itself")
+            wait_until(lambda: client.get("/readyz").status_code == 200, 30, "ready by itself")
             assert client.get("/v1/telemetry/meter/M/status").status_code == 404
     finally:
         process.kill()

@@ -109,7 +109,7 @@ def test_each_bad_message_is_quarantined_with_its_reason_and_its_neighbours_are_
     assert stored == (len(BAD) + 1,)
     assert "Traceback" not in ingestor.output()
     assert metric(ingestor, "wattline_mqtt_reconnects_total") == 0
-    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, 5, "everything is acknowledged")
+    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, 30, "everything is acknowledged")
     received, settled = books(ingestor)
     assert received == settled == 2 * len(BAD) + 1
 

@@ -168,7 +168,7 @@ async def test_the_pause_has_a_limit_and_a_good_connection_starts_over(monkeypat
         pauses.append((least, most))
         return 0.0
 
-    monkeypatch.setattr("mqtt.link.random.uniform", no_pause)
+    monkeypatch.setattr("config.backoff.random.uniform", no_pause)
     monkeypatch.setattr("mqtt.link.BACKOFF_SECONDS_MIN", 0.2)
     monkeypatch.setattr("mqtt.link.GOOD_CONNECTION_SECONDS", 0.0)
     async with FakeBroker() as broker, Link(broker.options()) as link:
@@ -180,8 +180,8 @@ async def test_the_pause_has_a_limit_and_a_good_connection_starts_over(monkeypat
         await link.wait_connected(30)
         session.close()
         await broker.welcome()
-        assert [most for _, most in pauses] == [0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10, 0.4]
-        assert all(least == most / 4 for least, most in pauses)
+        assert [most for _, most in pauses] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 0.2]
+        assert all(least == most / 2 for least, most in pauses)
 
 
 # Over
