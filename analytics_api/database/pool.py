@@ -31,7 +31,7 @@ CONNECTIONS_MAX = 8
 # Each waits at most ANSWER_SECONDS_MAX; beyond them a quick "not now" serves everybody better.
 WAITING_MAX = 500
 CLOSE_SECONDS_MAX = 3.0
-# psycopg_pool tries again after 1 s, then twice as long each time. It gives up here, and the next request begins anew:
+# psycopg_pool tries again after 1 s, then twice as long each time. It gives up here, and the next request begins again:
 # so an outage of an hour is over within a second, not within the minutes that its waiting had grown to.
 RECONNECT_SECONDS = 2.0
 

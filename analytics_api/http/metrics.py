@@ -38,7 +38,7 @@ class HttpMetrics:
             buckets=SECONDS_BUCKETS,
             registry=registry,
         )
-        # `labels()` sorts out its arguments anew each time, for 4 µs; the bounded labels make this bounded as well.
+        # `labels()` sorts out its arguments again each time, for 4 µs; the bounded labels make this bounded as well.
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram | None]] = {}
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
