@@ -67,6 +67,17 @@ def test_tls_is_never_older_than_1_2_whatever_the_system_allows(monkeypatch, sys
     assert context.minimum_version == ssl.TLSVersion[used]
 
 
+@pytest.mark.parametrize("ca", [None, "of our own"])
+def test_an_authority_of_our_own_is_held_to_the_same_rules_by_every_python(monkeypatch, ca):
+    """From 3.13 on Python is strict about extensions that private authorities often lack."""
+    context = ssl.create_default_context()
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    monkeypatch.setattr(ssl, "create_default_context", lambda cafile: context)
+    tls = options("mqtts://broker.example", mqtt_tls_ca=ca).tls
+    assert tls is not None
+    assert bool(tls.context().verify_flags & ssl.VERIFY_X509_STRICT) == (ca is None)
+
+
 @pytest.mark.parametrize("content", [None, "", "no certificate"])
 def test_an_authority_that_cannot_be_read_is_a_settings_error(tmp_path, content):
     path = tmp_path / "ca.pem"
