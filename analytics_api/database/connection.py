@@ -55,10 +55,12 @@ class Connection(Session):
         outage: Outage,
         **settings: Any,  # noqa: ANN401 - psycopg's
     ) -> Self:
+        connected = outage.connected
         try:
             connection = await super().connect(conninfo, autocommit=True, limits=LIMITS, **settings)
         except psycopg.Error as error:
-            outage.begun(trouble_with(error), line_of(error))
+            if outage.connected == connected:  # else one that began with us knows better: the server is there
+                outage.begun(trouble_with(error), line_of(error))
             raise
         outage.ended()
         return connection
