@@ -78,6 +78,10 @@ class Settings(BaseSettings):
         int,
         Field(ge=60, le=4294967295, description="how long the broker keeps our queue while we are away (7 days)"),
     ] = 604800
+    mqtt_keepalive_seconds: Annotated[
+        int,
+        Field(ge=5, le=3600, description="a connection to the broker that is silent for about this long is given up"),
+    ] = 30
 
     max_inflight: Annotated[
         int,

@@ -56,6 +56,7 @@ class LinkOptions:
             clean_start=clean_start,
             session_expiry_seconds=session_expiry_seconds,
             receive_maximum=receive_maximum,
+            keepalive_seconds=settings.mqtt_keepalive_seconds,
             tls=Trust(settings.mqtt_tls_ca, settings.mqtt_tls_cert, settings.mqtt_tls_key)
             if settings.broker.tls
             else None,

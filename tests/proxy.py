@@ -131,6 +131,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow
             await flows.wait()
             writer.write(data)
             await writer.drain()
+    await flows.wait()  # a network that is gone carries no end of a connection either
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +12,6 @@ import pytest
 
 from tests.backends import Broker
 from tests.devices import Device, device
-from tests.faults.impatience import ImpatientMosquitto
 from tests.processes import WattlineProcess
 
 Sql = Callable[..., list[Any]]
@@ -24,15 +22,6 @@ def publisher(broker: Broker) -> Iterator[Device]:
     """A device connected to the broker."""
     with device(broker.port) as one:
         yield one
-
-
-@pytest.fixture
-def impatient_broker(tmp_path: Path) -> Iterator[Broker]:
-    """A broker with the shortest keepalive there is."""
-    broker = ImpatientMosquitto(tmp_path / "impatient-broker")
-    broker.start()
-    yield broker
-    broker.stop()
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.backends import Broker
-from tests.devices import Device, device, readings_of_fleet
+from tests.devices import Device, readings_of_fleet
 from tests.faults.counting import assert_books_balance, assert_stored_once, rows_in_history
 from tests.faults.flushes import held_before_commit
-from tests.faults.impatience import KEEPALIVE_SECONDS
 from tests.faults.load import Load, publish_all, publish_last
 from tests.metrics import metric
 from tests.processes import WattlineProcess, get_status
@@ -81,15 +80,15 @@ def test_a_connection_that_loses_its_acknowledgements(
 
 
 def test_a_half_dead_connection_is_given_up(
-    start_ingestor: StartIngestor, database_url: str, impatient_broker: Broker, proxy_factory: ProxyFactory
+    start_ingestor: StartIngestor, database_url: str, broker: Broker, publisher: Device, proxy_factory: ProxyFactory
 ) -> None:
-    proxy = proxy_factory(impatient_broker.port)
-    ingestor = start_ingestor(MQTT_URL=f"mqtt://127.0.0.1:{proxy.port}")
-    with device(impatient_broker.port) as publisher, Load(publisher, 500) as load:
+    proxy = proxy_factory(broker.port)
+    ingestor = start_ingestor(MQTT_URL=f"mqtt://127.0.0.1:{proxy.port}", MQTT_KEEPALIVE_SECONDS="5")
+    with Load(publisher, 500) as load:
         load.wait_published(500)
         proxy.blackhole()
-        wait_until(lambda: metric(ingestor, "wattline_mqtt_connected") == 0, 2 * KEEPALIVE_SECONDS, "it gives up")
-        assert "has been silent for 10" in ingestor.output()
+        wait_until(lambda: metric(ingestor, "wattline_mqtt_connected") == 0, 30, "it gives up")
+        assert "has been silent for 5.0 s" in ingestor.output()
         proxy.restore()
         wait_reconnected(ingestor, 1)
         published = load.finish(database_url)

@@ -11,7 +11,6 @@ import pytest
 from tests.backends import Broker, Database
 from tests.devices import Device, device, meter_reading
 from tests.faults.counting import assert_books_balance, assert_stored_once
-from tests.faults.impatience import KEEPALIVE_SECONDS
 from tests.faults.load import Load
 from tests.metrics import metric
 from tests.processes import WattlineProcess, get_status
@@ -20,6 +19,7 @@ from tests.waiting import wait_until
 StartIngestor = Callable[..., WattlineProcess]
 
 OUTAGE_SECONDS = 10.0
+KEEPALIVE_SECONDS = 5
 FLOOD_ARRAYS = 300  # 32 MB of payloads; as rows in memory, three times that
 FLOOD_BYTES_KEPT_MAX = 16_000_000
 
@@ -100,7 +100,7 @@ def test_neither_database_nor_broker_at_the_start(
 
 
 def test_a_flood_with_qos_0_while_the_database_is_away(
-    start_ingestor: StartIngestor, database: Database, impatient_broker: Broker
+    start_ingestor: StartIngestor, database: Database, broker: Broker, publisher: Device
 ) -> None:
     """It may cost messages with QoS 0, but neither memory nor the connection, nor a message with QoS 1.
 
@@ -108,10 +108,10 @@ def test_a_flood_with_qos_0_while_the_database_is_away(
     """
     url = database.url_of("energy_db")
     limits = {"MAX_INFLIGHT": "2000", "MAX_PENDING_BYTES": "2000000"}
-    ingestor = start_ingestor(DATABASE_URL=url, MQTT_URL=impatient_broker.url, **limits)
+    ingestor = start_ingestor(DATABASE_URL=url, MQTT_KEEPALIVE_SECONDS=str(KEEPALIVE_SECONDS), **limits)
     process = psutil.Process(ingestor.pid)
     flood = [meter_reading("FLOOD", voltage=number) for number in range(1000)]
-    with device(impatient_broker.port) as flooder, device(impatient_broker.port) as publisher:
+    with device(broker.port) as flooder:
         database.stop()
         before = process.memory_info().rss
         with Load(publisher, 100) as load:
