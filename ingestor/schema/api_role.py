@@ -23,6 +23,8 @@ READ = (
     *(table for kind in KINDS for table in (kind.history, kind.status, kind.hourly)),
     "hourly_invalidations",
     "vehicle_meter_links",
+    "annulments",
+    "annulled_readings",
     "schema_migrations",
 )
 WRITTEN = ("vehicle_meter_links",)

@@ -57,6 +57,6 @@ def _needed(kind: Kind) -> dict[str, list[str]]:
     measures = [measure.column for measure in kind.measures]
     return {
         kind.history: [kind.id_column, "ts", *measures, "ingested_at"],
-        kind.status: [kind.id_column, *measures, "last_reading", "last_updated"],
+        kind.status: [kind.id_column, *measures, "last_reading", "last_updated", "usual_interval_seconds"],
         kind.hourly: ["hour", kind.id_column, *(column for _, column in kind.summed), "readings"],
     }
