@@ -19,7 +19,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from ingestor.batch import Batch, Row
-from ingestor.schema.locks import AdvisoryLock
+from postgres.locks import AdvisoryLock
 from telemetry.kinds import KINDS, Kind
 
 HOUR = timedelta(hours=1)

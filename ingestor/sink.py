@@ -27,6 +27,7 @@ from ingestor.rejected.store import Kept, keep
 from ingestor.schema.partitions import ensure_partitions
 from ingestor.seldom import Seldom
 from ingestor.statements import STATEMENTS
+from ledger.redelivered import without_annulled
 from postgres.connecting import Session, connect
 from postgres.failures import failure_kind
 from postgres.session import Limits
@@ -178,17 +179,19 @@ class Sink:
         outcome = Outcome(seconds=batch.per_second())
         unplaced = await self._make_partitions(connection, outcome, deadline)
         async with connection.transaction():
+            fresh = await without_annulled(connection, batch.rows, outcome.seconds)
             if batch.careful:
                 await connection.execute(_ALL_AT_ONCE)
             if batch.blocked:
                 await connection.execute(_HARDLY_WAIT)
-            for kind, rows in batch.rows.items():
+            for kind, rows in fresh.items():
+                outcome.duplicate[kind] = len(batch.rows[kind]) - len(rows)
                 if rows:
                     done = await store_rows(
                         connection, STATEMENTS[kind], rows, batch=batch, unplaced=unplaced, progress=deadline.extend
                     )
                     outcome.committed[kind] = done.stored
-                    outcome.duplicate[kind] = done.repeated
+                    outcome.duplicate[kind] += done.repeated
                     outcome.refused += done.refused
                     if done.later:
                         outcome.later[kind] = done.later

@@ -22,8 +22,8 @@ from psycopg.rows import TupleRow
 from ingestor.batch import VALID_CODES, Rejection
 from ingestor.rejected import queries
 from ingestor.rejected.bound import ByteBound
-from ingestor.schema.locks import AdvisoryLock
 from ingestor.transactions import is_alive, raised_on_purpose
+from postgres.locks import AdvisoryLock
 from telemetry.readings import PAYLOAD_BYTES_MAX
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from ingestor.schema.locks import AdvisoryLock, lock_in_transaction
+from postgres.locks import AdvisoryLock, lock_in_transaction
 
 SERVER_VERSION_MIN = 14  # the first with DETACH PARTITION ... CONCURRENTLY, which retention needs
 # A migration that waits for a lock keeps everyone behind it waiting as well, flushes included.

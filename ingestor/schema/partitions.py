@@ -18,7 +18,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow, class_row
 from psycopg.sql import SQL, Identifier, Literal
 
-from ingestor.schema.locks import AdvisoryLock, lock_in_transaction
+from postgres.locks import AdvisoryLock, lock_in_transaction
 from telemetry.kinds import KINDS
 
 logger = logging.getLogger(__name__)

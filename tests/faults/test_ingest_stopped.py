@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from ingestor.schema.locks import AdvisoryLock
+from postgres.locks import AdvisoryLock
 from tests.backends import Broker, Database
 from tests.devices import Device, readings_of_fleet
 from tests.faults.counting import assert_books_balance, assert_stored_once, rows_in_history

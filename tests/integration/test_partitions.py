@@ -15,7 +15,6 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from ingestor.schema import partitions
-from ingestor.schema.locks import AdvisoryLock
 from ingestor.schema.migrate import migrate
 from ingestor.schema.partitions import (
     HISTORIES,
@@ -25,6 +24,7 @@ from ingestor.schema.partitions import (
     partition_name,
 )
 from postgres.connecting import connect
+from postgres.locks import AdvisoryLock
 from tests.waiting import wait_until_async
 
 DAY = date(2026, 1, 31)

@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from ingestor.schema import migrate as runner
-from ingestor.schema.locks import AdvisoryLock
 from ingestor.schema.migrate import Migration, MigrationError, known_migrations, migrate, schema_is_current
 from postgres.connecting import connect
+from postgres.locks import AdvisoryLock
 
 PROJECT = Path(__file__).parents[2]
 ALL = [migration.name for migration in known_migrations()]

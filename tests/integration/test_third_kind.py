@@ -35,6 +35,7 @@ ROOMS = (
     "mqtt",
     "postgres",
     "serving",
+    "ledger",
     "ingestor",
     "analytics_api",
     "loadgen",

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = {"config", "telemetry", "mqtt", "postgres", "serving"}
+SHARED = {"config", "telemetry", "mqtt", "postgres", "serving", "ledger"}
 MAY_IMPORT = {
     "config": set(),
     "telemetry": set(),
     "mqtt": {"config"},
     "postgres": {"config"},
     "serving": {"config"},
+    "ledger": {"config", "telemetry", "postgres"},
     "ingestor": SHARED,
     "analytics_api": SHARED,
     "loadgen": SHARED,

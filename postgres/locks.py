@@ -20,6 +20,9 @@ class AdvisoryLock(IntEnum):
     RETENTION = 0x77617474_00000003
     HOURLY_SUMS = 0x77617474_00000004
     QUARANTINE = 0x77617474_00000005
+    ANNULMENTS = 0x77617474_00000006
+    """Shared by flushes, so that none is under way while readings are annulled or restored."""
+    USUAL_INTERVALS = 0x77617474_00000007
 
 
 async def lock_in_transaction(connection: AsyncConnection[TupleRow], lock: AdvisoryLock, timeout_ms: int) -> None:
@@ -29,3 +32,11 @@ async def lock_in_transaction(connection: AsyncConnection[TupleRow], lock: Advis
     """
     await connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{timeout_ms}ms"])
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", [int(lock)])
+
+
+async def share_in_transaction(connection: AsyncConnection[TupleRow], lock: AdvisoryLock) -> None:
+    """Share `lock` with others who share it until the running transaction ends.
+
+    Raises psycopg.errors.LockNotAvailable when the session's own time is up.
+    """
+    await connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", [int(lock)])
