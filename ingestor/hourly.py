@@ -62,6 +62,9 @@ SUM_HOUR: LiteralString = """
     GROUP BY {id}
     ORDER BY {id}"""
 
+# The sums of some devices: one whose readings of that hour were all annulled has none any more.
+FORGET_DEVICES: LiteralString = "DELETE FROM {hourly} WHERE hour = %(hour)s AND {id} = ANY(%(devices)s::text[])"
+
 # Some devices of an hour, by the primary key of the history.
 SUM_DEVICES: LiteralString = """
     INSERT INTO {hourly} (hour, {id}, {hours}, readings)
@@ -72,10 +75,7 @@ SUM_DEVICES: LiteralString = """
         FROM {history}
         WHERE {id} = device_id AND ts >= %(hour)s AND ts < %(end)s
     ) AS sums
-    WHERE readings > 0
-    ON CONFLICT (hour, {id}) DO UPDATE SET
-        {newer_hours},
-        readings = excluded.readings"""
+    WHERE readings > 0"""
 
 # What is past its retention.
 DELETE_EXPIRED: LiteralString = "DELETE FROM {hourly} WHERE hour < %s"
@@ -87,13 +87,20 @@ class Statements:
 
     forget: bytes
     sum_hour: bytes
+    forget_devices: bytes
     sum_devices: bytes
     delete_expired: bytes
 
     @classmethod
     def of(cls, kind: Kind) -> Statements:
         """Rendered once, when the program starts."""
-        return cls(kind.sql(FORGET), kind.sql(SUM_HOUR), kind.sql(SUM_DEVICES), kind.sql(DELETE_EXPIRED))
+        return cls(
+            kind.sql(FORGET),
+            kind.sql(SUM_HOUR),
+            kind.sql(FORGET_DEVICES),
+            kind.sql(SUM_DEVICES),
+            kind.sql(DELETE_EXPIRED),
+        )
 
 
 STATEMENTS: Mapping[str, Statements] = {kind.name: Statements.of(kind) for kind in KINDS}
@@ -169,7 +176,9 @@ async def _sum(connection: AsyncConnection[TupleRow], kind: str, hour: datetime,
         await connection.execute(statements.forget, bounds)
         await connection.execute(statements.sum_hour, bounds)
     else:
-        await connection.execute(statements.sum_devices, bounds | {"devices": sorted(filter(None, devices))})
+        some = bounds | {"devices": sorted(filter(None, devices))}
+        await connection.execute(statements.forget_devices, some)
+        await connection.execute(statements.sum_devices, some)
 
 
 def _late(kind: str, rows: Sequence[Row], running: int) -> Iterator[Invalidation]:

@@ -133,6 +133,11 @@ class Kind:
             if measure.use in columns
         )
 
+    @property
+    def energies(self) -> tuple[Measure, ...]:
+        """The measures that are energies and add up."""
+        return tuple(measure for measure in self.measures if measure.use == "sum" and measure.unit == "kWh")
+
     def sql(self, template: LiteralString) -> bytes:
         """A statement for this kind: `template` with the names of SQL_NAMES in braces replaced."""
         return template.format_map(self._names).encode()
@@ -154,9 +159,9 @@ class Kind:
             "newer_measures": ", ".join(f"{column} = excluded.{column}" for column in columns),
             "hours": ", ".join(hours),
             "sums": ", ".join(sums),
+            "kwh": " + ".join(f"sum({measure.column})" for measure in self.energies) or "0",
             "named_sums": ", ".join(f"{text} AS {column}" for text, column in zip(sums, hours, strict=True)),
             "sums_of_hours": ", ".join(f"sum({column}) AS {column}" for column in hours),
-            "newer_hours": ", ".join(f"{column} = excluded.{column}" for column in hours),
         }
 
 
@@ -172,9 +177,9 @@ SQL_NAMES: Mapping[str, str] = {
     "newer_measures": "for DO UPDATE SET: each measure from excluded",
     "hours": "the columns of the hourly sums",
     "sums": "the sums over readings that these columns hold",
+    "kwh": "the energy of readings, all of its measures together: sum(kwh_consumed_ac)",
     "named_sums": "the sums, named like the columns",
     "sums_of_hours": "the sums over hours, named like the columns",
-    "newer_hours": "for DO UPDATE SET: each hourly sum from excluded",
 }
 """What a template may name in braces, with what it becomes."""
 

@@ -14,7 +14,7 @@ from telemetry.topics import topic_of
 
 EVERY_NAME: LiteralString = (
     "{kind} {id} {history} {status} {hourly} {measures} {as_floats} {arrays} {newer_measures} {hours} {sums}"
-    " {named_sums} {sums_of_hours} {newer_hours}"
+    " {kwh} {named_sums} {sums_of_hours}"
 )
 
 

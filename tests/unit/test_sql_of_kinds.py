@@ -13,7 +13,7 @@ import pytest
 from telemetry.kinds import KINDS, SQL_NAMES, Kind
 from tests.inverter import INVERTER
 
-ROOMS = ("analytics_api", "ingestor", "loadgen")
+ROOMS = ("analytics_api", "ingestor", "ledger", "loadgen")
 A_NAME = re.compile("{(" + "|".join(SQL_NAMES) + ")}")
 
 

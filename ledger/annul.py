@@ -1,0 +1,118 @@
+"""Annul: move the readings of a stretch of time from the history into the ledger.
+
+One transaction moves the rows, says which hours are to be summed anew, and makes the newest reading that is left the
+device's status. No flush is under way meanwhile (`ledger.redelivered`); the roller may be: of an hour that it sums just
+then our invalidation is left, as that of a late reading would be (`ingestor.hourly`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import LiteralString, Self
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from ledger.stretch import LOCK_TIMEOUT_MS, READINGS_MAX, Change, LedgerError, NothingThereError, Stretch
+from postgres.locks import AdvisoryLock, lock_in_transaction
+from telemetry.kinds import KINDS, Kind
+
+# Whether there are more than may be.
+TOO_MANY: LiteralString = """
+    SELECT FROM {history} WHERE {id} = %(device_id)s AND ts >= %(start)s AND ts < %(end)s
+    OFFSET %(most)s LIMIT 1"""
+
+# The status is kept as it was, for a restore that has to make it again.
+OPEN: LiteralString = """
+    INSERT INTO annulments
+        (kind, device_id, from_ts, to_ts, reason, who, measures, readings, last_updated, usual_interval_seconds)
+    SELECT %(kind)s, %(device_id)s, %(start)s, %(end)s, %(reason)s, %(who)s, %(measures)s, 0,
+        status.last_updated, status.usual_interval_seconds
+    FROM (VALUES (1)) AS always LEFT JOIN {status} AS status ON {id} = %(device_id)s
+    RETURNING id"""
+
+MOVE: LiteralString = """
+    WITH gone AS (
+        DELETE FROM {history} WHERE {id} = %(device_id)s AND ts >= %(start)s AND ts < %(end)s RETURNING *
+    ), kept AS (
+        INSERT INTO annulled_readings (annulment_id, kind, device_id, ts, numbers, ingested_at)
+        SELECT %(annulment_id)s, '{kind}', {id}, ts, ARRAY[{measures}]::float8[], ingested_at FROM gone
+    ), invalid AS (
+        INSERT INTO hourly_invalidations (kind, hour, device_id)
+        SELECT DISTINCT '{kind}', date_trunc('hour', ts), {id} FROM gone
+        RETURNING hour
+    ), counted AS (
+        UPDATE annulments SET readings = (SELECT count(*) FROM gone) WHERE id = %(annulment_id)s
+    )
+    SELECT count(*), coalesce({kwh}, 0), (SELECT count(*) FROM invalid) FROM gone"""
+
+# What is left becomes the newest reading, where the newest one is gone. Nothing else of the status changes: it was
+# last updated when a reading was stored.
+STEP_BACK: LiteralString = """
+    UPDATE {status} AS status SET last_reading = excluded.ts, {newer_measures}
+    FROM (
+        SELECT ts, {measures} FROM {history} WHERE {id} = %(device_id)s AND ts < %(start)s ORDER BY ts DESC LIMIT 1
+    ) AS excluded
+    WHERE status.{id} = %(device_id)s AND status.last_reading >= %(start)s AND status.last_reading < %(end)s"""
+NOTHING_LEFT: LiteralString = """
+    DELETE FROM {status} WHERE {id} = %(device_id)s AND last_reading >= %(start)s AND last_reading < %(end)s"""
+
+
+@dataclass(frozen=True)
+class Statements:
+    """What annulling runs for a kind of reading."""
+
+    too_many: bytes
+    open: bytes
+    move: bytes
+    step_back: bytes
+    nothing_left: bytes
+
+    @classmethod
+    def of(cls, kind: Kind) -> Self:
+        """Rendered once, when the program starts."""
+        return cls(*(kind.sql(template) for template in (TOO_MANY, OPEN, MOVE, STEP_BACK, NOTHING_LEFT)))
+
+
+STATEMENTS: Mapping[str, Statements] = {kind.name: Statements.of(kind) for kind in KINDS}
+
+
+@dataclass(frozen=True)
+class Annulled(Change):
+    """What was annulled, and the number that restores it."""
+
+    annulment_id: int
+
+
+async def annul(connection: AsyncConnection[TupleRow], stretch: Stretch, *, reason: str, who: str) -> Annulled:
+    """Annul; all of a transaction, under READ COMMITTED. Who only wants to know what it would do rolls it back.
+
+    Raises NothingThereError where no reading is in the stretch, LedgerError where there are more than READINGS_MAX, and
+    psycopg.errors.LockNotAvailable where a flush, or somebody's lock, is in the way for LOCK_TIMEOUT_MS.
+    """
+    run = STATEMENTS[stretch.kind.name]
+    place: dict[str, object] = {"device_id": stretch.device_id, "start": stretch.start, "end": stretch.end}
+    await lock_in_transaction(connection, AdvisoryLock.ANNULMENTS, LOCK_TIMEOUT_MS)
+    if await (await connection.execute(run.too_many, place | {"most": READINGS_MAX})).fetchone() is not None:
+        raise LedgerError(f"there are more than {READINGS_MAX:,} readings in this stretch; annul it in parts")
+    opened = {
+        "kind": stretch.kind.name,
+        "reason": reason,
+        "who": who,
+        "measures": [measure.column for measure in stretch.kind.measures],
+    }
+    (annulment_id,) = await _row(connection, run.open, place | opened)
+    readings, kwh, hours = await _row(connection, run.move, place | {"annulment_id": annulment_id})
+    if not readings:
+        raise NothingThereError(f"{stretch.kind.name} {stretch.device_id} has no reading in this stretch")
+    changed = (await connection.execute(run.step_back, place)).rowcount
+    changed = changed or (await connection.execute(run.nothing_left, place)).rowcount
+    return Annulled(readings, kwh, hours, bool(changed), annulment_id)
+
+
+async def _row(connection: AsyncConnection[TupleRow], query: bytes, parameters: Mapping[str, object]) -> TupleRow:
+    row = await (await connection.execute(query, parameters)).fetchone()
+    if row is None:
+        raise LookupError("a statement that always answers with a row did not")
+    return row

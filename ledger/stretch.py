@@ -1,0 +1,53 @@
+"""What is annulled: a stretch of time of one device; and the words and limits around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, TypeAlias
+
+from pydantic import StringConstraints
+
+from telemetry.kinds import Kind
+
+TEXT_CHARACTERS_MAX = 500
+Text: TypeAlias = Annotated[
+    str, StringConstraints(pattern=rf"^[^\x00-\x1f\x7f]{{1,{TEXT_CHARACTERS_MAX}}}$", strip_whitespace=True)
+]
+"""A reason, or somebody's name: one line for people."""
+
+# More than two months of a reading a minute; half a second for the flushes that wait meanwhile.
+READINGS_MAX = 100_000
+# Flushes end within a moment; one that waits for somebody's lock must not hold up the others behind us for longer.
+LOCK_TIMEOUT_MS = 2_000
+
+
+class LedgerError(Exception):
+    """It cannot be done, and nothing was changed; the message says why, and what to do."""
+
+
+class NothingThereError(LedgerError):
+    """There is no such reading, or no such annulment."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """[start, end) of one device; both with a time zone."""
+
+    kind: Kind
+    device_id: str
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True)
+class Change:
+    """What it did to readings that left the history, or came back."""
+
+    readings: int
+    kwh: float
+    """The energy of these readings."""
+    hours: int
+    """How many hours have another sum now."""
+    status_changed: bool
+    """Whether the device's newest reading is another one now, or none."""
