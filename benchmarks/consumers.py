@@ -15,6 +15,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -23,8 +24,9 @@ import mqtt5
 
 from config.event_loop import loop_factory
 from config.settings import Settings, load_settings
-from ingestor import service
 from ingestor.service import Ingestor
+from ingestor.source import Source
+from mqtt.link import Connection, Link
 
 Consumer = Literal["ack", "ack-uvloop", "ingest", "paho", "row-at-a-time"]
 CONSUMERS: tuple[Consumer, ...] = get_args(Consumer)
@@ -99,19 +101,19 @@ async def acknowledge(settings: Settings, count: int) -> Measured:
     return measured
 
 
-async def ingest(settings: Settings, count: int) -> Measured:
+async def ingest(settings: Settings, count: int, source: Callable[..., Source] = Link) -> Measured:
     """Drain with wattline's ingestor, all of it."""
-    ingestor = Ingestor(settings)
+    ingestor = Ingestor(settings, source=source)
     before, started = time.process_time(), time.monotonic()
     running = asyncio.create_task(ingestor.run())
     while ingestor.metrics.readings_committed() < count:
         if running.done():
             raise SystemExit("the ingestor ended before it was finished; its log says why")
         await asyncio.sleep(LOOK_SECONDS)
-    link = ingestor._link  # noqa: SLF001 - a question on the connection of the acknowledgements, see below
-    if link is not None and link.connection is not None:
+    connection = cast("Connection | None", ingestor.source and ingestor.source.connection)
+    if connection is not None:
         # The broker answers in order, so its UNSUBACK says that it has taken every acknowledgement.
-        await link.connection.unsubscribe("nothing/of/ours")
+        await connection.unsubscribe("nothing/of/ours")
     measured = _measured(before, started)
     ingestor.stop()
     await running
@@ -122,8 +124,7 @@ async def ingest_with_paho(settings: Settings, count: int) -> Measured:
     """The ingestor with another MQTT client."""
     from benchmarks.paho_link import PahoLink  # noqa: PLC0415 - the others' memory is not to hold paho
 
-    vars(service)["Link"] = PahoLink
-    return await ingest(settings, count)
+    return await ingest(settings, count, PahoLink)
 
 
 async def row_at_a_time(settings: Settings, count: int) -> Measured:

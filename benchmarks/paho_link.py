@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import mqtt5
 from paho.mqtt.client import Client, MQTTMessage
@@ -17,19 +17,19 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from mqtt.connection import Connection, OnPublish
-from mqtt.link import LinkOptions
+from ingestor.source import OnMessages
+from mqtt.options import LinkOptions
 
 
 class PahoLink:
-    """Stands where `mqtt.link.Link` does in the ingestor, and for its connection as well."""
+    """A source of the ingestor, and its own channel as well."""
 
     def __init__(
         self,
         options: LinkOptions,
         *,
         subscribe: Sequence[str],
-        on_publish: OnPublish,
+        on_publish: OnMessages,
         **_never: object,  # about sessions that are kept and connections that are cut: a benchmark has neither
     ) -> None:
         self._options = options
@@ -64,9 +64,9 @@ class PahoLink:
             self._client.loop_stop()
 
     @property
-    def connection(self) -> Connection | None:
+    def connection(self) -> PahoLink | None:
         """Itself: packet ids are acknowledged where they came from."""
-        return cast(Connection, self) if self._client.is_connected() else None
+        return self if self._client.is_connected() else None
 
     def acknowledge(self, packet_ids: Sequence[int]) -> bool:
         """As `Connection.acknowledge`."""
@@ -80,6 +80,10 @@ class PahoLink:
 
     def resume_reading(self) -> None:
         """See `pause_reading`."""
+
+    def deliver_again(self, why: str) -> None:
+        """Whoever loses count has measured nothing."""
+        raise SystemExit(why)
 
     async def unsubscribe(self, topic_filter: str) -> None:
         """As `Connection.unsubscribe`: the answer comes after everything that was acknowledged before."""
@@ -116,4 +120,4 @@ class PahoLink:
         arrived = self._arrived
         packets = [arrived.popleft() for _ in range(len(arrived))]
         if packets:
-            self._on_publish(cast(Connection, self), packets)
+            self._on_publish(self, packets)

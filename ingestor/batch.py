@@ -1,7 +1,7 @@
 """A batch of readings, and when to write it: pure rules, without a clock or a socket of their own.
 
-A batch carries everything that its flush needs, down to whose acknowledgement it is: packet ids belong to the
-connection that they came on. It is either committed as a whole (refused readings go to quarantine) or kept.
+A batch carries everything that its flush needs, down to how its messages are acknowledged. It is either committed as a
+whole (refused readings go to quarantine) or kept.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Literal
 
-from mqtt.connection import Connection
-from mqtt.errors import LinkError
+from ingestor.source import Acknowledge
 from telemetry.kinds import KINDS
 from telemetry.readings import ReasonCode
 
@@ -43,7 +42,7 @@ class Rejection:
     """The broker says that it may have delivered this message before."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
     """What was received since the last batch was closed, in the order of receiving."""
 
@@ -55,7 +54,7 @@ class Batch:
     """All of them, counted."""
     arrivals: list[tuple[float, int]] = field(default_factory=list)
     """(monotonic seconds, readings) of each portion received."""
-    acknowledgements: list[tuple[Connection, list[int]]] = field(default_factory=list)
+    acknowledgements: list[tuple[Acknowledge, list[int]]] = field(default_factory=list)
     messages: int = 0
     unacknowledged: int = 0
     """Messages with QoS 1: these come back if we never acknowledge them; those with QoS 0 do not."""
@@ -126,8 +125,8 @@ class Batch:
         self.rejected += later.rejected
         self.refusals.update(later.refusals)
         self.arrivals += later.arrivals
-        for connection, packet_ids in later.acknowledgements:
-            self.owe(connection, packet_ids)
+        for acknowledge, packet_ids in later.acknowledgements:
+            self.owe(acknowledge, packet_ids)
         self.messages += later.messages
         self.payload_bytes += later.payload_bytes
         self.received += later.received
@@ -140,24 +139,20 @@ class Batch:
         self.rows = {kind: [] for kind in self.rows}
         self.rejected = []
 
-    def owe(self, connection: Connection, packet_ids: list[int]) -> None:
-        """Remember what to acknowledge, and to whom."""
+    def owe(self, acknowledge: Acknowledge, packet_ids: list[int]) -> None:
+        """Remember what to acknowledge, and how."""
         if not packet_ids:
             return
         self.unacknowledged += len(packet_ids)
-        if self.acknowledgements and self.acknowledgements[-1][0] is connection:
+        # Equal, not identical: a method is bound anew each time that it is asked for.
+        if self.acknowledgements and self.acknowledgements[-1][0] == acknowledge:
             self.acknowledgements[-1][1].extend(packet_ids)
         else:
-            self.acknowledgements.append((connection, packet_ids))
-
-    def disown(self, why: LinkError) -> None:
-        """End the connections that its messages came on, so that the broker delivers them again."""
-        for connection, _ in self.acknowledgements:
-            connection.abort(why)
+            self.acknowledgements.append((acknowledge, packet_ids))
 
     def acknowledge(self) -> int:
         """Send every PUBACK that is owed; the number of messages whose connection has ended since."""
-        return sum(len(ids) for connection, ids in self.acknowledgements if not connection.acknowledge(ids))
+        return sum(len(ids) for acknowledge, ids in self.acknowledgements if not acknowledge(ids))
 
 
 @dataclass(frozen=True, slots=True)

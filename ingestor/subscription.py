@@ -6,10 +6,24 @@ remembers it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import LiteralString
 
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
+
+from config.settings import Settings
+from mqtt.errors import LinkLost
+from postgres.connecting import connect
+from postgres.fitness import UnfitError
+from postgres.words import explain
+from telemetry.topics import subscription_filter
+
+_REMEMBERED: LiteralString = "SELECT filter FROM mqtt_subscriptions WHERE client_id = %s ORDER BY filter"
+_REMEMBER: LiteralString = "INSERT INTO mqtt_subscriptions (client_id, filter) VALUES (%s, %s) ON CONFLICT DO NOTHING"
+_FORGET: LiteralString = "DELETE FROM mqtt_subscriptions WHERE client_id = %s AND filter = %s"
 
 
 @dataclass(frozen=True)
@@ -19,31 +33,47 @@ class Remembered:
     filters: list[str]
     """Subscribed, or about to be when the process ended."""
 
-    def to_leave(self, topic_filter: str) -> list[str]:
-        """Those that are to go, once this one is granted."""
-        return [each for each in self.filters if each != topic_filter]
-
 
 async def remembered(connection: AsyncConnection[TupleRow], client_id: str) -> Remembered:
     """What was written down before."""
-    rows = await connection.execute(
-        "SELECT filter FROM mqtt_subscriptions WHERE client_id = %s ORDER BY filter", (client_id,)
-    )
+    rows = await connection.execute(_REMEMBERED, [client_id])
     return Remembered([str(row[0]) for row in await rows.fetchall()])
 
 
-async def remember_filter(connection: AsyncConnection[TupleRow], client_id: str, topic_filter: str) -> None:
-    """Write down the filter that is about to be subscribed."""
-    async with connection.transaction():
-        await connection.execute(
-            "INSERT INTO mqtt_subscriptions (client_id, filter) VALUES (%s, %s) ON CONFLICT DO NOTHING",
-            (client_id, topic_filter),
-        )
+class Subscription:
+    """The filter that is wanted, those to be left, and their memory in the database."""
 
+    def __init__(self, settings: Settings, before: Remembered) -> None:
+        """`before` is what an earlier process has written down."""
+        self._settings = settings
+        self.topic_filter = subscription_filter(settings.mqtt_share_group)
+        self.to_leave = [each for each in before.filters if each != self.topic_filter]
+        """Filters that are to go, once the wanted one is granted."""
+        self.had_session = bool(before.filters)
+        """Whether the broker has a session of ours, unless it lost it."""
+        self._is_known = self.topic_filter in before.filters
 
-async def forget_filters(connection: AsyncConnection[TupleRow], client_id: str, filters: list[str]) -> None:
-    """These are unsubscribed."""
-    async with connection.transaction():
-        await connection.execute(
-            "DELETE FROM mqtt_subscriptions WHERE client_id = %s AND filter = ANY(%s)", (client_id, filters)
-        )
+    async def remember(self) -> None:
+        """Write the filter down before it is subscribed, so that no session keeps one that nobody knows of.
+
+        Raises LinkLost where the database does not take it.
+        """
+        if self._is_known:
+            return
+        try:
+            await self._execute(_REMEMBER, self.topic_filter)
+        except psycopg.Error as error:
+            label = self._settings.database_label
+            problem = str(error) if isinstance(error, UnfitError) else explain(error, label)
+            raise LinkLost(f"the subscription waits for the database, which is to remember it: {problem}") from None
+        self._is_known = True
+
+    async def forget(self, topic_filter: str) -> None:
+        """Once the broker has confirmed that an old filter is unsubscribed, nobody needs to remember it."""
+        with suppress(psycopg.Error):  # the next start does it again, which is harmless
+            await self._execute(_FORGET, topic_filter)
+
+    async def _execute(self, statement: LiteralString, topic_filter: str) -> None:
+        settings = self._settings
+        async with await connect(settings.database_conninfo, autocommit=True) as connection:
+            await connection.execute(statement, [settings.mqtt_client_id, topic_filter])

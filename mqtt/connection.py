@@ -254,6 +254,10 @@ class Connection(asyncio.Protocol):
             self._silent_pings = 0
             self._transport.resume_reading()
 
+    def deliver_again(self, why: str) -> None:
+        """End the connection at once; what is not acknowledged comes again over the next one."""
+        self.abort(LinkLost(why))
+
     async def disconnect(self, *, end_session: bool = False) -> None:
         """Say goodbye and let the broker close; the session stays there for as long as its expiry says, or ends."""
         goodbye = LinkLost("we disconnected")

@@ -54,25 +54,25 @@ def test_a_clock_that_is_set_while_it_runs(
         settings = load_settings(database_url=database_url, mqtt_url=broker.url, metrics_port=0, flush_interval_ms=50)
         ingestor = Ingestor(settings, now=lambda: time.time() + offset)
         running = asyncio.create_task(ingestor.run())
-        await wait_until_async(ingestor._is_connected, what="the link")
+        await wait_until_async(ingestor.is_connected, what="the link")
         await asyncio.to_thread(publish_all, publisher, good[:10])
         await wait_until_async(lambda: ingestor.metrics.readings_committed() == 10, what="the first readings")
 
         offset = -float(HOUR)
         await asyncio.to_thread(publish_all, publisher, [*good[10:], hasty])
-        await wait_until_async(lambda: bool(ingestor._problems()), what="the fault")
-        await wait_until_async(lambda: ingestor._pipeline.pending() > 0, what="what is held")
-        (problem,) = ingestor._problems()
+        await wait_until_async(lambda: bool(ingestor.problems()), what="the fault")
+        await wait_until_async(lambda: ingestor.backlog.pending() > 0, what="what is held")
+        (problem,) = ingestor.problems()
         assert "3600 s behind the database's" in problem
         assert "reading pauses" in problem
-        assert ingestor._pipeline.inflight() > 0, "nothing is acknowledged"
+        assert ingestor.backlog.inflight() > 0, "nothing is acknowledged"
         assert rows_in_quarantine(database_url) == 0
         assert ingestor.metrics.readings_committed() == 10
 
         offset = 0.0
         await wait_until_async(lambda: ingestor.metrics.readings_committed() == len(good), what="all readings")
-        await wait_until_async(lambda: ingestor._pipeline.pending() == 0, what="the end")
-        assert ingestor._problems() == []
+        await wait_until_async(lambda: ingestor.backlog.pending() == 0, what="the end")
+        assert ingestor.problems() == []
         ingestor.stop()
         assert await running
 

@@ -13,10 +13,10 @@ import pytest
 from config.settings import load_settings
 from ingestor.housekeeping import chores, quarantine
 from ingestor.housekeeping.chores import Chore, keep_doing
-from ingestor.pipeline import Pipeline
 from ingestor.schema.migrate import migrate
 from ingestor.schema.partitions import ensure_partitions, partition_name
 from ingestor.service import Ingestor
+from ingestor.writer import Writer
 from postgres.connecting import Session, connect
 from tests.backends import Broker
 from tests.faults.flushes import wait_until_blocked
@@ -147,20 +147,19 @@ def test_a_forgotten_transaction_holds_up_one_chore_alone(
 def test_an_exception_in_the_last_flush_is_seen(
     migrated_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fails_at_the_end(self: Pipeline) -> None:
-        while not self._stopping:
-            self._wake.clear()
-            await self._wake.wait()
+    async def fails_at_the_end(self: Writer) -> None:
+        while await self._backlog.next() is not None:
+            pass
         raise ZeroDivisionError("in the last flush")
 
     async def story() -> bool:
         ingestor = Ingestor(load_settings(database_url=migrated_url, mqtt_url=broker.url, metrics_port=0))
         running = asyncio.create_task(ingestor.run())
-        await wait_until_async(ingestor._is_connected, what="the link")
+        await wait_until_async(ingestor.is_connected, what="the link")
         ingestor.stop()
         return await running
 
-    monkeypatch.setattr(Pipeline, "run", fails_at_the_end)
+    monkeypatch.setattr(Writer, "run", fails_at_the_end)
     assert asyncio.run(story()) is False
     assert "flush: ended by a fault of wattline" in caplog.text
     assert "in the last flush" in caplog.text

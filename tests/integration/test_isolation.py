@@ -56,7 +56,7 @@ def batch_of(meters: list[Row]) -> Batch:
 
 
 def stored(url: str, batch: Batch, attempts: int = ATTEMPTS, **options: Any) -> Outcome:
-    """The batch as the pipeline would store it, without its pauses."""
+    """The batch as the writer would store it, without its pauses."""
 
     async def store() -> Outcome:
         sink = Sink(url, **options)

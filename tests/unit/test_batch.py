@@ -44,10 +44,10 @@ def test_rows_and_bytes_close_a_batch_early():
 def test_acknowledgements_go_to_the_connection_they_came_on_in_the_order_of_receiving():
     old, new = Remembering(is_open=False), Remembering()
     batch = Batch()
-    batch.owe(old, [7, 3])
-    batch.owe(old, [9])
-    batch.owe(new, [])
-    batch.owe(new, [1, 2])
+    batch.owe(old.acknowledge, [7, 3])
+    batch.owe(old.acknowledge, [9])
+    batch.owe(new.acknowledge, [])
+    batch.owe(new.acknowledge, [1, 2])
     assert batch.unacknowledged == 5
     assert batch.acknowledge() == 3, "those of the connection that has ended"
     assert (old.acknowledged, new.acknowledged) == ([7, 3, 9], [1, 2])
