@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from config.settings import Settings
 from ingestor.clocks import Clocks
-from ingestor.housekeeping import gauges, hourly_sums, partitions_ahead, quarantine, retention
+from ingestor.housekeeping import gauges, hourly_sums, partitions_ahead, quarantine, retention, usual_intervals
 from ingestor.housekeeping.chores import Chore
 from ingestor.metrics import IngestMetrics
 from ingestor.rejected.bound import ByteBound
@@ -21,5 +21,6 @@ def all_chores(
         retention.chore(settings.retention_days, clocks, metrics.retention_held),
         quarantine.chore(settings.rejected_retention_days, clocks, bound),
         hourly_sums.CHORE,
+        usual_intervals.chore(),
         gauges.chore(metrics, connected),
     ]

@@ -24,7 +24,7 @@ from postgres.words import explain
 
 logger = logging.getLogger(__name__)
 
-ChoreName = Literal["partitions", "retention", "quarantine", "hourly", "gauges"]
+ChoreName = Literal["partitions", "retention", "quarantine", "hourly", "intervals", "gauges"]
 
 # After a failure soon again, then twice as long each time: most are over at once, some need a person.
 RETRY_SECONDS_MIN = 5.0

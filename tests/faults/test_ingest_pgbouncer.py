@@ -41,7 +41,7 @@ def test_session_mode(
         assert_stored_once(database_url, published, timeout=30)
         assert assert_books_balance(ingestor) == len(published)
         name = "wattline_chore_last_success_timestamp_seconds"
-        for chore in ("partitions", "retention", "quarantine", "hourly", "gauges"):
+        for chore in ("partitions", "retention", "quarantine", "hourly", "intervals", "gauges"):
             wait_until(lambda chore=chore: metric(ingestor, name, chore=chore) > 0, what=chore)
         assert get_status(f"{api.http_url}/v1/telemetry/meter/M-1/status") == 200
         wait_until(lambda: "acts as the role wattline_api" in api.output(), what="the API's role")

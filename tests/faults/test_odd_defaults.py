@@ -126,7 +126,7 @@ def test_everything_works_under_odd_defaults(
         assert metric(system.ingestor, "wattline_rejected_not_kept_total") == 0
         assert metric(system.ingestor, "wattline_flush_failures_total") == 0
         assert metric(system.ingestor, "wattline_chore_failures_total") == 0
-        for chore in ("partitions", "retention", "quarantine", "hourly", "gauges"):
+        for chore in ("partitions", "retention", "quarantine", "hourly", "intervals", "gauges"):
             wait_until(lambda one=system, chore=chore: metric(one.ingestor, CHORE_DONE, chore=chore) > 0, what=chore)
         assert_books_balance(system.ingestor)
 

@@ -128,7 +128,7 @@ def test_a_forgotten_transaction_holds_up_one_chore_alone(
         ingestor = start_wattline("ingest", DATABASE_URL=migrated_url, MQTT_URL=broker.url, RETENTION_DAYS="30")
         ingestor.wait_ready()
         name = "wattline_chore_last_success_timestamp_seconds"
-        for chore in ("partitions", "quarantine", "hourly", "gauges"):
+        for chore in ("partitions", "quarantine", "hourly", "intervals", "gauges"):
             wait_until(lambda chore=chore: metric(ingestor, name, chore=chore) > 0, what=chore)
         assert rows("SELECT FROM rejected_messages") == []
         wait_until(
