@@ -22,6 +22,7 @@ from ingestor.decode import Decoder
 from ingestor.rejected.limit import KeepLimit
 from mqtt.link import Connection, Link, LinkOptions
 from postgres.connecting import connect
+from telemetry.rules import Rules
 from telemetry.topics import ALL_TELEMETRY
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -54,11 +55,7 @@ VEHICLE_STATUS: LiteralString = """
 
 async def ingest_row_at_a_time(settings: Settings, count: int) -> None:
     """Store and acknowledge `count` messages."""
-    decoder = Decoder(
-        max_skew_seconds=settings.max_clock_skew_seconds,
-        max_age_days=settings.reading_age_max_days,
-        keep_limit=KeepLimit(settings.rejected_max_per_second),
-    )
+    decoder = Decoder(Rules.from_settings(settings), keep_limit=KeepLimit(settings.rejected_max_per_second))
     options = LinkOptions.from_settings(
         settings,
         client_id=settings.mqtt_client_id,

@@ -6,7 +6,9 @@ names the variable. The README's table is tested against this module.
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
@@ -21,7 +23,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config.broker import BrokerAddress, broker_address
 from config.errors import SettingsError
@@ -29,6 +31,7 @@ from config.hosts import host_name
 from config.running import DATA_DIR, NotRunningError, find_running, forget_other_servers
 
 ENV_FILE = ".env"
+_MAX_KWH = re.compile(r"([A-Za-z]+)_MAX_KWH", re.IGNORECASE)
 _TOKEN = re.compile(r"[!-+\--~]+")  # visible ASCII but the comma
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
@@ -120,6 +123,15 @@ class Settings(BaseSettings):
             description="how old a reading may be; never more than RETENTION_DAYS where that is set",
         ),
     ] = 30
+    unknown_fields: Annotated[
+        Literal["refuse", "ignore"],
+        Field(description="`ignore` takes a reading without the fields that are not of its kind, and counts it"),
+    ] = "refuse"
+    max_kwh: Annotated[
+        dict[str, float],
+        NoDecode,
+        Field(description="most energy of one reading of a {kind}, in kWh; more is refused as `invalid_value`"),
+    ] = {}
     rejected_max_per_second: Annotated[
         int,
         Field(
@@ -337,7 +349,8 @@ def load_settings(
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        _refuse_half_lines()
+        written = _env_file()
+        given["max_kwh"] = _max_kwh({**written, **os.environ})
         settings = Settings(**given)
         if beside_up:
             settings = Settings(**given, **_beside_up(settings, data_dir, publishes=publishes))
@@ -355,18 +368,36 @@ def load_settings(
         raise SettingsError(f".env: cannot be read: {error.strerror}") from None
 
 
-def _refuse_half_lines() -> None:
-    """A line of `.env` that its reader would pass over, so that a quote too many does not open what tokens close."""
+def _max_kwh(variables: Mapping[str, str]) -> dict[str, float]:
+    """METER_MAX_KWH and its like, by the name of the kind: which kinds there are is not known here."""
+    limits = {}
+    for name, value in variables.items():
+        match = _MAX_KWH.fullmatch(name)
+        if match is not None and value:
+            try:
+                limits[match[1].lower()] = limit = float(value)
+            except ValueError:
+                limit = -1.0
+            if not 0 < limit < float("inf"):
+                raise SettingsError(f"{name.upper()}: must be a number of kWh above 0")
+    return limits
+
+
+def _env_file() -> dict[str, str]:
+    """What `.env` says. Raises SettingsError for a line that its reader would pass over, so that a quote too many does
+    not open what tokens close.
+    """
     try:
         with Path(ENV_FILE).open(encoding="utf-8") as file:
             bindings = list(parse_stream(file))
     except FileNotFoundError:
-        return
+        return {}
     for binding in bindings:
         if binding.error:
             raise SettingsError(f"{ENV_FILE}: line {binding.original.line} is not NAME=value")
         if binding.value is None and (binding.key or "").lower() in Settings.model_fields:
             raise SettingsError(f"{ENV_FILE}: line {binding.original.line}: {binding.key} has no value")
+    return {binding.key: binding.value for binding in bindings if binding.key and binding.value is not None}
 
 
 def _beside_up(settings: Settings, data_dir: Path | None, *, publishes: bool) -> dict[str, Any]:

@@ -68,14 +68,18 @@ def validated(reader: Reader, device_id: str, item: object, window: ReadingWindo
 
 
 def with_shape(items: list[Any], reader: Reader) -> list[Any]:
-    """Those that have the fields of a reading, all of them and no others: 0.05 µs an item."""
+    """Those that have the fields of a reading, all of them and no others but where these are taken: 0.05 µs an item."""
     fields = reader.fields
+    if reader.takes_unknown_fields:
+        return [item for item in items if type(item) is dict and item.keys() >= fields]
     return [item for item in items if type(item) is dict and item.keys() == fields]
 
 
 def without_shape(items: list[Any], reader: Reader) -> list[Any]:
     """The others."""
     fields = reader.fields
+    if reader.takes_unknown_fields:
+        return [item for item in items if type(item) is not dict or not item.keys() >= fields]
     return [item for item in items if type(item) is not dict or item.keys() != fields]
 
 

@@ -38,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(settings: Settings) -> None:
-    """Raises SettingsError for certificate files that cannot be used."""
+    """Raises SettingsError for certificate files that cannot be used, and for limits of no kind of reading."""
     from mqtt.options import LinkOptions  # noqa: PLC0415 - `--help` needs none of it
+    from telemetry.rules import Rules  # noqa: PLC0415 - same
 
     LinkOptions.from_settings(settings, client_id="")
+    Rules.from_settings(settings)

@@ -77,6 +77,12 @@ class IngestMetrics:
             "Refused messages deleted because of REJECTED_MAX_BYTES",
             registry=registry,
         )
+        self._unknown_fields = Counter(
+            "wattline_readings_unknown_fields",
+            "Readings taken without fields that are not of their kind (UNKNOWN_FIELDS=ignore)",
+            ["kind"],
+            registry=registry,
+        )
         self._pending = Gauge("wattline_readings_pending", "Readings received, not committed yet", registry=registry)
         self._inflight = Gauge(
             "wattline_inflight_messages", "Messages with QoS 1 or 2 received, not acknowledged yet", registry=registry
@@ -134,6 +140,7 @@ class IngestMetrics:
             (self._received, (*KINDS, "unknown")),
             (self._committed, KINDS),
             (self._duplicate, KINDS),
+            (self._unknown_fields, KINDS),
             (self._silent, KINDS),
             (self._rejected, get_args(ReasonCode)),
             (self._flushes, get_args(Trigger)),
@@ -181,6 +188,8 @@ class IngestMetrics:
             self._messages.labels(kind).inc(count)
         for kind, count in received.readings.items():
             self._received.labels(kind).inc(count)
+        for kind, count in received.with_unknown_fields.items():
+            self._unknown_fields.labels(kind).inc(count)
 
     def committed(  # noqa: PLR0913 - all that is known of it
         self, batch: Batch, outcome: Outcome, trigger: Trigger, spooled: int, *, now: float, monotonic: float

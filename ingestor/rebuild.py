@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-from datetime import UTC, datetime
+from datetime import datetime
 
 import psycopg
 from psycopg import AsyncConnection
@@ -22,7 +22,7 @@ from ingestor.hourly import HOUR, hour_of, roll
 from postgres.connecting import connect
 from postgres.words import explain
 from telemetry.kinds import KINDS
-from telemetry.readings import Timestamp
+from telemetry.readings import Timestamp, instant
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
 WAIT_SECONDS = 0.5  # for the roller of an ingestor that is just at it
@@ -94,6 +94,6 @@ def _end_of_hour(moment: datetime) -> datetime:
 def _moment(text: str) -> datetime:
     try:
         stamp = _TIMESTAMP.validate_python(text if "T" in text else f"{text}T00:00:00Z")
-        return datetime.fromisoformat(stamp).astimezone(UTC)
+        return instant(stamp)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a time like 2026-01-31T14:00:00Z or 2026-01-31") from None

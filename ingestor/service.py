@@ -41,6 +41,7 @@ from mqtt.link import Link
 from mqtt.options import RECEIVE_MAXIMUM_MAX, LinkOptions
 from postgres.fitness import UnfitError
 from telemetry.readings import PAYLOAD_BYTES_MAX
+from telemetry.rules import Rules
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +75,7 @@ class Ingestor:
         """None until the database is ready."""
         self._clocks = Clocks(settings.max_clock_skew_seconds, now)
         self._clock_watch = ClockWatch(settings.database_conninfo, self._clocks, on_look=self._clocks_looked_at)
-        decoder = Decoder(
-            max_skew_seconds=settings.max_clock_skew_seconds,
-            max_age_days=settings.reading_age_max_days,
-            keep_limit=KeepLimit(settings.rejected_max_per_second),
-        )
+        decoder = Decoder(Rules.from_settings(settings), keep_limit=KeepLimit(settings.rejected_max_per_second))
         window = BrokerWindow(min(settings.max_inflight, RECEIVE_MAXIMUM_MAX))
         self.backlog = Backlog(
             decoder=decoder,

@@ -124,6 +124,11 @@ class Kind:
         return {self.id_field: self.example_id, **numbers, "timestamp": "2026-01-31T14:00:00Z"}
 
     @property
+    def max_kwh_setting(self) -> str:
+        """The setting that limits the energy of one reading: `METER_MAX_KWH`."""
+        return f"{self.name.upper()}_MAX_KWH"
+
+    @property
     def summed(self) -> tuple[tuple[Measure, str], ...]:
         """The measures of which hours are kept, each with its column in the hourly table."""
         columns = {"sum": "{}", "mean": "{}_sum"}

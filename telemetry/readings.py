@@ -13,9 +13,10 @@ from itertools import islice
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
-from telemetry.kinds import KINDS, Kind
+from telemetry.kinds import KINDS, Kind, Measure
 
 PAYLOAD_BYTES_MAX = 1_000_000
 # What a payload of that size may cost. 13,000 readings are all that fit; half a million nested arrays do too, and take
@@ -34,6 +35,7 @@ ReasonCode = Literal[
     "too_large",
     "empty",
     "database_refused",
+    "conflict",
 ]
 
 # [0-9], not \d: the latter also takes the digits of other scripts.
@@ -42,24 +44,31 @@ _HH_MM = r"([01][0-9]|2[0-3]):[0-5][0-9]"
 Timestamp = Annotated[
     str,
     # What datetime would make of an hour 24 or an offset of 60 minutes differs from one Python to the next.
-    Field(pattern=rf"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}T{_HH_MM}:[0-9]{{2}}(\.[0-9]{{1,6}})?(Z|[+-]{_HH_MM})$"),
+    Field(pattern=rf"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}[Tt]{_HH_MM}:[0-9]{{2}}(\.[0-9]+)?([Zz]|[+-]{_HH_MM})$"),
 ]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+DAY_SECONDS = 86_400
 
-_EXACT = ConfigDict(extra="forbid", strict=True)
+# Of a timestamp so much is repeated in a reason: its digits may go on for 1 MB.
+TIMESTAMP_CHARACTERS_SHOWN = 40
 
 
-def payload_type(kind: Kind) -> type[Any]:
-    """A reading of a kind as it arrives: its id, its measures, its timestamp, and nothing else."""
+def payload_type(kind: Kind, max_kwh: float | None = None, *, extra: bool = False) -> type[Any]:
+    """A reading of a kind as it arrives: its id, its measures, its timestamp, and nothing else, or `extra` fields too.
+
+    `max_kwh` is the most energy that is taken, where that is less than what the contract allows.
+    """
     fields: dict[str, Any] = {kind.id_field: DeviceId}
     for measure in kind.measures:
-        bounds = Field(ge=measure.least, le=measure.most, allow_inf_nan=False)
+        most = max_kwh if max_kwh is not None and measure in kind.energies else measure.most
+        bounds = Field(ge=measure.least, le=most, allow_inf_nan=False)
         fields[measure.name] = Annotated[float, bounds]
     fields["timestamp"] = Timestamp
     payload: Any = TypedDict(f"{kind.title}Payload", fields)  # type: ignore[misc]  # its name is data
     payload.__doc__ = kind.meaning
-    return cast(type[Any], with_config(_EXACT)(payload))
+    config = ConfigDict(extra="allow" if extra else "forbid", strict=True)
+    return cast(type[Any], with_config(config)(payload))
 
 
 PAYLOADS: Mapping[str, TypeAdapter[dict[str, Any]]] = {kind.name: TypeAdapter(payload_type(kind)) for kind in KINDS}
@@ -102,33 +111,61 @@ class ReadingWindow:
         """The window at `now` (seconds since 1970)."""
         return cls(
             now=now,
-            earliest_us=int((now - max_age_days * 86400) * 1_000_000),
+            earliest_us=int((now - max_age_days * DAY_SECONDS) * 1_000_000),
             latest_us=int((now + max_skew_seconds) * 1_000_000),
         )
 
     def refusal(self, timestamp: str, timestamp_us: int) -> tuple[ReasonCode, str] | None:
-        """Why a timestamp is outside, or None when it is inside."""
+        """Why a timestamp is outside, with the limit and how far it is from ours; None when it is inside."""
+        shown = timestamp[:TIMESTAMP_CHARACTERS_SHOWN]
+        ahead = timestamp_us / 1_000_000 - self.now
         if timestamp_us > self.latest_us:
-            return "clock_skew", f"timestamp {timestamp} is too far ahead of our clock; check the device's clock"
+            limit = self.latest_us / 1_000_000 - self.now
+            distance = _duration(max(ahead, limit + 1))
+            return "clock_skew", f"timestamp {shown} is {distance} ahead of our clock; {limit:.0f} s are allowed"
         if timestamp_us < self.earliest_us:
-            return "too_old", f"timestamp {timestamp} is older than the oldest reading that is taken"
+            limit = self.now - self.earliest_us / 1_000_000
+            distance = _duration(max(-ahead, limit + 1))
+            return "too_old", f"timestamp {shown} is {distance} old; {limit / DAY_SECONDS:.3g} days are taken"
         return None
 
 
+def _duration(seconds: float) -> str:
+    """For people, by its two largest units: `2 h`, `45 days 3 h`."""
+    left, parts = round(seconds), list[str]()
+    for size, unit in ((DAY_SECONDS, "days"), (3600, "h"), (60, "min"), (1, "s")):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count} {unit[:-1] if unit == 'days' and count == 1 else unit}")
+    return " ".join(parts[:2])
+
+
 def timestamp_us(timestamp: str) -> int:
-    """Microseconds since 1970 of a timestamp that matches `Timestamp`; ValueError: there is no such day or time."""
+    """Microseconds since 1970 of a timestamp that matches `Timestamp`; what is finer is cut off.
+
+    Raises ValueError where there is no such day or time.
+    """
+    try:
+        moment = datetime.fromisoformat(timestamp)
+    except ValueError:  # Python does not know a lower-case z
+        moment = datetime.fromisoformat(timestamp.upper())
     # Exact for every year; rounding a float of seconds costs more (0.40 against 0.34 µs) and is not, from 2106 on.
-    return (datetime.fromisoformat(timestamp) - _EPOCH) // _MICROSECOND
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def instant(timestamp: str) -> datetime:
+    """The same in UTC; raises OverflowError, too, where UTC has no such day."""
+    return _EPOCH + timedelta(microseconds=timestamp_us(timestamp))
 
 
 def refusal_of(error: ValidationError) -> tuple[ReasonCode, str]:
     """The reason code and one sentence for what is wrong with a single payload, every bad field named."""
-    problems = error.errors(include_url=False, include_context=False)
+    problems = error.errors(include_url=False)
     types = {problem["type"] for problem in problems}
     if "json_invalid" in types:
         return "invalid_json", problems[0]["msg"]
     code: ReasonCode = "invalid_shape" if types & _SHAPE_PROBLEMS else "invalid_value"
-    return code, "; ".join(_sentence(problem["type"], problem["loc"], problem["msg"]) for problem in problems[:10])
+    return code, "; ".join(map(_sentence, problems[:10]))
 
 
 _SHAPE_PROBLEMS = {"missing", "extra_forbidden", "dict_type", "invalid_key"}
@@ -137,15 +174,24 @@ _SHAPE_PROBLEMS = {"missing", "extra_forbidden", "dict_type", "invalid_key"}
 def problems_of(error: ValidationError) -> list[tuple[str, str]]:
     """Every wrong field of a single payload with what is wrong about it; "" where it is the payload as a whole."""
     return [
-        (_field(problem["loc"]), _complaint(problem["type"], _field(problem["loc"]), problem["msg"]))
-        for problem in error.errors(include_url=False, include_context=False)
+        (_field(problem["loc"]), _complaint(problem, _field(problem["loc"])))
+        for problem in error.errors(include_url=False)
     ]
 
 
-def _sentence(kind: str, location: tuple[int | str, ...], message: str) -> str:
-    field = _field(location) or "''"
-    complaint = _complaint(kind, field, message)
-    match kind:
+def _limit_set(field: str, most: float) -> str | None:
+    """The setting that lets a field be `most`, where the contract would allow more."""
+    limited = (kind.max_kwh_setting for kind, measure in _ENERGIES if measure.name == field and most < measure.most)
+    return next(limited, None)
+
+
+_ENERGIES: tuple[tuple[Kind, Measure], ...] = tuple((kind, measure) for kind in KINDS for measure in kind.energies)
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    field = _field(problem["loc"]) or "''"
+    complaint = _complaint(problem, field)
+    match problem["type"]:
         case "dict_type":
             return complaint
         case "missing" | "extra_forbidden":
@@ -159,17 +205,22 @@ def _field(location: tuple[int | str, ...]) -> str:
     return ascii(".".join(str(part) for part in location)[:100]).strip("'\"")
 
 
-def _complaint(kind: str, field: str, message: str) -> str:
-    match kind:
-        case "dict_type":
-            return "a JSON object, or an array of them, is expected"
-        case "missing":
-            return "is missing"
-        case "extra_forbidden":
-            return "is not a field of this reading"
+_COMPLAINTS = {
+    "dict_type": "a JSON object, or an array of them, is expected",
+    "missing": "is missing",
+    "extra_forbidden": "is not a field of this reading",
+}
+
+
+def _complaint(problem: ErrorDetails, field: str) -> str:
+    match problem["type"]:
+        case "dict_type" | "missing" | "extra_forbidden" as kind:
+            return _COMPLAINTS[kind]
         case "string_pattern_mismatch" if field.endswith("timestamp"):
             return "must be RFC 3339 with an offset, like 2026-01-31T14:00:00Z"
         case "string_pattern_mismatch":
             return "1 to 100 characters of A-Z a-z 0-9 . _ : - are allowed"
+        case "less_than_equal" if setting := _limit_set(field, problem["ctx"]["le"]):
+            return f"{problem['input']:.15g} kWh came; {setting} lets {problem['ctx']['le']:.15g} be the most"
         case _:
-            return f"{message[0].lower()}{message[1:]}"
+            return f"{problem['msg'][0].lower()}{problem['msg'][1:]}"

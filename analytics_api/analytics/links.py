@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Annotated
 
@@ -26,7 +26,7 @@ from analytics_api.http.answers import answer, json_response, timestamp
 from analytics_api.http.bodies import json_body
 from analytics_api.http.errors import ConflictError, InvalidBodyError, Problem, UnavailableError, UnknownDeviceError
 from analytics_api.http.parameters import device_id
-from telemetry.readings import DeviceId, Timestamp
+from telemetry.readings import DeviceId, Timestamp, instant
 
 LINK_BYTES_MAX = 10_000  # a link has 300 at most; a thousand unknown fields are complained about in 3 ms
 ATTEMPTS_MAX = 2  # what another transaction made fail is tried once more
@@ -66,7 +66,7 @@ LINKS = """
 
 def _existing(stamp: str) -> str:
     try:
-        datetime.fromisoformat(stamp).astimezone(UTC)
+        instant(stamp)
     except (ValueError, OverflowError):
         raise PydanticCustomError("no_such_moment", "is a moment that no calendar has") from None
     return stamp
@@ -140,8 +140,8 @@ def _link(vehicle_id: str, body: object) -> tuple[Link, bool]:
         given = LinkBody.model_validate(body)
     except ValidationError as error:
         raise InvalidBodyError("This is not a link: see errors.", *_problems(error)) from None
-    valid_from = datetime.fromisoformat(given.validFrom).astimezone(UTC)
-    valid_to = None if given.validTo is None else datetime.fromisoformat(given.validTo).astimezone(UTC)
+    valid_from = instant(given.validFrom)
+    valid_to = None if given.validTo is None else instant(given.validTo)
     if valid_to is not None and valid_to <= valid_from:
         raise InvalidBodyError("A link ends after it began.", Problem("validTo", "must be later than validFrom"))
     return Link(vehicle_id, given.meterId, valid_from, valid_to), "validTo" in given.model_fields_set

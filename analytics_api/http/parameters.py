@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 
 from analytics_api.http.cursors import CURSOR_CHARACTERS_MAX
 from analytics_api.http.errors import InvalidParameterError
-from telemetry.readings import DeviceId, Timestamp
+from telemetry.readings import DeviceId, Timestamp, instant
 
 HOURS_DEFAULT = 24
 HOURS_MAX = 744  # a month of 31 days
@@ -94,7 +94,7 @@ def moment(request: Request, name: str) -> datetime | None:
     try:
         # In a query string a + that was not written as %2B arrives as a space.
         stamp = _TIMESTAMP.validate_python(text.replace(" ", "+"))
-        return datetime.fromisoformat(stamp).astimezone(UTC)
+        return instant(stamp)
     except (ValueError, OverflowError):  # a ValidationError is a ValueError, and so is the 31st of February
         raise InvalidParameterError(name, "must be RFC 3339 with an offset, like 2026-01-31T14:00:00Z") from None
 

@@ -13,12 +13,12 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import Counter as Count
 from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
@@ -32,7 +32,8 @@ from config.settings import Settings
 from mqtt.errors import LinkError, LinkRefused
 from mqtt.link import Link, LinkOptions
 from telemetry.kinds import KINDS, Kind
-from telemetry.readings import PAYLOADS, ReadingWindow, problems_of, timestamp_us, without_surplus
+from telemetry.readings import FIELDS, ReadingWindow, instant, problems_of, timestamp_us, without_surplus
+from telemetry.rules import Rules
 
 # The promise is 3 s; what remains is for the way back.
 PUBACK_SECONDS_MAX = 2.5
@@ -54,8 +55,15 @@ class Gateway:
         """Raises SettingsError when a certificate file cannot be used."""
         # 23 characters, which every broker must take (MQTT 5, section 3.1.3.1).
         self._link = Link(LinkOptions.from_settings(settings, client_id=f"wattline-api-{secrets.token_hex(5)}"))
-        self._max_skew_seconds = settings.max_clock_skew_seconds
-        self._max_age_days = settings.reading_age_max_days
+        self.rules = Rules.from_settings(settings)
+        self._unknown_fields = Count(
+            "wattline_api_readings_unknown_fields",
+            "Readings taken without fields that are not of their kind (UNKNOWN_FIELDS=ignore)",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in KINDS:
+            self._unknown_fields.labels(kind.name)
         connected = Gauge("wattline_api_broker_connected", "1 while connected to the broker", registry=registry)
         connected.set_function(lambda: self._link.connection is not None)
 
@@ -80,11 +88,13 @@ class Gateway:
                 said = str(error)
             await asyncio.sleep(REFUSED_RETRY_SECONDS)
 
-    def window(self) -> ReadingWindow:
-        """Which timestamps are taken now."""
-        return ReadingWindow.around(
-            time.time(), max_skew_seconds=self._max_skew_seconds, max_age_days=self._max_age_days
-        )
+    def without_unknown_fields(self, kind: Kind, reading: dict[str, Any]) -> dict[str, Any]:
+        """A reading that was taken, with the fields of its kind; that there were others is counted."""
+        fields = FIELDS[kind.name]
+        if len(reading) == len(fields):
+            return reading
+        self._unknown_fields.labels(kind.name).inc()
+        return {name: value for name, value in reading.items() if name in fields}
 
     async def publish(self, messages: list[tuple[str, bytes]]) -> None:
         """Publish all, and return when the broker has taken all. Raises UnavailableError."""
@@ -122,28 +132,30 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
 async def post_readings(gateway: Gateway, kind: Kind, request: Request) -> Response:
     """202 once the broker has taken the reading, or all readings of the array."""
     content = await json_body(request)
-    window = gateway.window()
+    rules, window = gateway.rules, gateway.rules.window(time.time())
     if isinstance(content, list):
-        readings = await _validated_array(kind, content, window)
+        readings = await _validated_array(rules, kind, content, window)
+        readings = [gateway.without_unknown_fields(kind, reading) for reading in readings]
         await gateway.publish(await _by_device(kind, readings))
         return _accepted("The broker has taken the readings.", {"accepted": len(readings)})
-    problems, reading = _validated(kind, content, window)
+    problems, reading = _validated(rules, kind, content, window)
     if problems:
         raise _invalid(problems)
+    reading = gateway.without_unknown_fields(kind, reading)
     device_id = reading[kind.id_field]
     await gateway.publish([(kind.topic_prefix + device_id, to_json(reading))])
-    moment = datetime.fromisoformat(reading["timestamp"])
+    moment = instant(reading["timestamp"])
     return _accepted("The broker has taken the reading.", {kind.id_field: device_id, "timestamp": timestamp(moment)})
 
 
-async def _validated_array(kind: Kind, items: list[Any], window: ReadingWindow) -> list[dict[str, Any]]:
+async def _validated_array(rules: Rules, kind: Kind, items: list[Any], window: ReadingWindow) -> list[dict[str, Any]]:
     """The readings of an array. Raises InvalidBodyError; whatever is in it, others are served meanwhile."""
     if not items:
         raise InvalidBodyError("The array is empty; send at least one reading.")
     problems: list[Problem] = []
     readings: list[dict[str, Any]] = []
     for index, item in enumerate(items):
-        found, reading = _validated(kind, item, window)
+        found, reading = _validated(rules, kind, item, window)
         problems += [
             Problem(f"{index}.{problem.field}" if problem.field else str(index), problem.message) for problem in found
         ]
@@ -157,10 +169,10 @@ async def _validated_array(kind: Kind, items: list[Any], window: ReadingWindow) 
     return readings
 
 
-def _validated(kind: Kind, item: object, window: ReadingWindow) -> tuple[list[Problem], dict[str, Any]]:
+def _validated(rules: Rules, kind: Kind, item: object, window: ReadingWindow) -> tuple[list[Problem], dict[str, Any]]:
     """What is wrong with a reading, or the reading."""
     try:
-        reading = PAYLOADS[kind.name].validate_python(without_surplus(kind.name, item))
+        reading = rules.payloads[kind.name].validate_python(without_surplus(kind.name, item))
     except ValidationError as error:
         return [Problem(field, message) for field, message in problems_of(error)], {}
     try:

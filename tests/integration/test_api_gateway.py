@@ -15,7 +15,8 @@ import pytest
 from tests.api_client import api_client
 from tests.api_process import prepared_database, running_api
 from tests.backends import Database
-from tests.devices import meter_reading, vehicle_reading
+from tests.devices import device, meter_reading, vehicle_reading
+from tests.metrics import metric
 from tests.waiting import wait_until
 
 METER, VEHICLE = "/v1/telemetry/meter", "/v1/telemetry/vehicle"
@@ -137,6 +138,41 @@ def test_a_few_of_many_unknown_fields_are_named(api):
     answer = api.post(METER, json=bad)
     assert answer.status_code == 400
     assert 1 <= len(answer.json()["errors"]) <= 20
+
+
+def test_the_same_settings_hold_for_http_and_mqtt(database, broker, start_wattline, tmp_path):
+    """Seven digits and a small z are taken, unknown fields are left out and counted, energy has its limit."""
+    rules = {"UNKNOWN_FIELDS": "ignore", "VEHICLE_MAX_KWH": "500", "MQTT_URL": broker.url}
+    ingestor = start_wattline("ingest", DATABASE_URL=database, **rules)
+    ingestor.wait_ready()
+    stamp = NOW.strftime("%Y-%m-%dt%H:%M:%S.1234567z")
+    more = vehicle_reading("RULES-HTTP", timestamp=stamp, rssi=-70)
+    with running_api(tmp_path, database, **rules) as process, api_client(process.http_url, timeout=30) as client:
+        wait_until(lambda: connected(client), what="the link to the broker")
+        assert client.post(VEHICLE, json=more).status_code == 202
+        answer = client.post(VEHICLE, json=vehicle_reading("RULES-HTTP", kwhDeliveredDc=98765))
+        assert "VEHICLE_MAX_KWH" in answer.json()["errors"][0]["message"]
+        assert 'wattline_api_readings_unknown_fields_total{kind="vehicle"} 1.0' in client.get("/metrics").text
+    with device(broker.port) as publisher:
+        publisher.vehicle(more | {"vehicleId": "RULES-MQTT"})
+        publisher.vehicle(vehicle_reading("RULES-MQTT", kwhDeliveredDc=98765))
+        publisher.wait_acknowledged()
+    wait_until(lambda: count(database, "vehicle_readings_history", "RULES-%") == 2, 30, "both in the table")
+    with psycopg.connect(database) as connection:
+        stored = connection.execute("SELECT ts FROM vehicle_readings_history WHERE vehicle_id LIKE 'RULES-%'")
+        assert {ts for (ts,) in stored} == {NOW.replace(microsecond=123456)}
+
+    def refused() -> list[tuple[str, str]]:
+        with psycopg.connect(database) as connection:
+            found = connection.execute(
+                "SELECT reason_code, reason FROM rejected_messages WHERE topic LIKE '%RULES-MQTT'"
+            )
+            return [(str(code), str(reason)) for code, reason in found]
+
+    wait_until(lambda: refused() != [], 30, "the refusal in quarantine")
+    ((code, reason),) = refused()
+    assert (code, "VEHICLE_MAX_KWH" in reason) == ("invalid_value", True)
+    assert metric(ingestor, "wattline_readings_unknown_fields_total", kind="vehicle") == 1
 
 
 @pytest.mark.parametrize("media_type", [None, "text/plain", "application/json; charset=latin-1"])

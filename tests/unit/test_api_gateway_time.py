@@ -11,12 +11,14 @@ import pytest
 from analytics_api.http.errors import InvalidBodyError
 from analytics_api.readings.gateway import _by_device, _validated_array
 from telemetry.kinds import METER
-from telemetry.readings import ReadingWindow, is_overfull, without_surplus
+from telemetry.readings import is_overfull, without_surplus
+from telemetry.rules import Rules
 from tests.devices import meter_reading
 
 ROUNDS = 3
 HELD_UP_SECONDS_MAX = 0.06
-WINDOW = ReadingWindow.around(time.time(), max_skew_seconds=300, max_age_days=30)
+RULES = Rules()
+WINDOW = RULES.window(time.time())
 GOOD = meter_reading("M")
 MANY_FIELDS = GOOD | {f"f{number}": number for number in range(80_000)}
 
@@ -37,7 +39,7 @@ async def held_up_seconds(items: list[object]) -> float:
     async def work() -> None:
         nonlocal done
         try:
-            await _by_device(METER, await _validated_array(METER, items, WINDOW))
+            await _by_device(METER, await _validated_array(RULES, METER, items, WINDOW))
         except InvalidBodyError as error:
             assert error.problems  # noqa: PT017 - both ends are fine
         done = True

@@ -21,6 +21,7 @@ from ingestor.decode import Decoder
 from ingestor.metrics import IngestMetrics
 from ingestor.rejected.limit import KeepLimit
 from ingestor.window import BrokerWindow
+from telemetry.rules import Rules
 from tests.devices import iso
 
 NOW = datetime(2026, 1, 31, 14, 0, tzinfo=UTC)
@@ -68,7 +69,7 @@ class ScriptedChannel:
 def make_backlog(clock: Clock, clocks: Clocks | None = None, window: int = WINDOW) -> Backlog:
     keep_limit = KeepLimit(1000, clock)
     return Backlog(
-        decoder=Decoder(max_skew_seconds=300, max_age_days=30, keep_limit=keep_limit),
+        decoder=Decoder(Rules(), keep_limit=keep_limit),
         clocks=clocks or Clocks(300, now=NOW.timestamp, monotonic=clock),
         policy=FlushPolicy(interval_seconds=INTERVAL, rows_max=ROWS_MAX, bytes_max=100_000),
         limits=PendingLimits(rows=PENDING_ROWS_MAX, payload_bytes=1_000_000),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ingestor.batch import Batch
 from ingestor.decode import Decoder
 from ingestor.rejected.limit import KeepLimit
+from telemetry.rules import Rules
 from tests.devices import iso, meter_reading, vehicle_reading
 
 NOW = datetime(2026, 1, 31, 14, 0, tzinfo=UTC)
@@ -45,7 +46,7 @@ payloads = (
 
 
 def decoder() -> Decoder:
-    return Decoder(max_skew_seconds=300, max_age_days=30, keep_limit=KeepLimit(1_000_000))
+    return Decoder(Rules(), keep_limit=KeepLimit(1_000_000))
 
 
 def decode(*messages: tuple[str, bytes | object]) -> tuple[Batch, dict[str, int]]:
@@ -118,7 +119,7 @@ def test_what_a_wrong_clock_refused_is_judged_again(kept_per_second):
     """Also where refusals are not kept: until both clocks were looked at, none of them is final."""
     monotonic = 50.0
     limit = KeepLimit(kept_per_second, clock=lambda: monotonic)
-    judge, batch = Decoder(max_skew_seconds=300, max_age_days=30, keep_limit=limit), Batch()
+    judge, batch = Decoder(Rules(), keep_limit=limit), Batch()
     meters = [meter_reading("M", NOW + timedelta(seconds=n)) for n in range(100)]
     hasty = meter_reading("M", NOW + timedelta(hours=1))
     packets = [
@@ -132,3 +133,20 @@ def test_what_a_wrong_clock_refused_is_judged_again(kept_per_second):
     assert [refused.code for refused in batch.rejected] == (["clock_skew", "invalid_shape"] if kept_per_second else [])
     assert batch.readings == batch.received == 102
     assert limit.pause_seconds() < 0, "readings that were taken cost nothing of what may be kept"
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_unknown_fields_are_refused_or_left_out_and_counted(array: bool):
+    good, more = meter_reading("M", NOW), meter_reading("M", NOW, rssi=-70, firmware={"a": [1]})
+    less = {name: value for name, value in more.items() if name != "voltage"}
+    payloads = [[good, more, less]] if array else [good, more, less]
+    packets = [mqtt5.PublishPacket("v1/telemetry/meter/M", json.dumps(payload).encode()) for payload in payloads]
+    for rules, taken, counted in ((Rules(), 1, {}), (Rules(takes_unknown_fields=True), 2, {"meter": 1})):
+        batch = Batch()
+        received = Decoder(rules, keep_limit=KeepLimit(1000)).decode(packets, batch, NOW.timestamp())
+        assert len(batch.rows["meter"]) == taken
+        assert {len(row) for row in batch.rows["meter"]} == {4}
+        assert batch.refusals == {"invalid_shape": 3 - taken}
+        assert batch.readings == batch.received == 3
+        assert received.with_unknown_fields == counted
+    assert "voltage is missing" in batch.rejected[0].reason

@@ -20,6 +20,7 @@ from ingestor.sink import Outcome
 from postgres.failures import FailureKind
 from telemetry.kinds import KINDS
 from telemetry.readings import ReasonCode
+from telemetry.rules import Rules
 from tests.devices import meter_reading, vehicle_reading
 
 NOW = 1_769_868_000.0
@@ -82,7 +83,7 @@ payloads = st.sampled_from(
 @given(st.lists(st.tuples(st.lists(payloads), st.floats(0, 1), st.floats(0, 1)), max_size=4))
 @settings(max_examples=25, deadline=None)
 def test_received_is_committed_and_duplicate_and_rejected_and_pending(batches) -> None:
-    metrics, decoder = IngestMetrics(), Decoder(max_skew_seconds=300, max_age_days=30, keep_limit=KeepLimit(1000))
+    metrics, decoder = IngestMetrics(), Decoder(Rules(), keep_limit=KeepLimit(1000))
     for sent, share_duplicate, share_refused in batches:
         batch, outcome = Batch(), Outcome()
         received = decoder.decode(

@@ -16,6 +16,7 @@ from loadgen.evidence import MALFORMED, SENT, Evidence
 from loadgen.fleet import Reading, make_fleet
 from loadgen.messages import DUPLICATE, LATE_SECONDS, READING, REFUSABLE, Faults, Message, MessageMaker, malform
 from loadgen.templates import Templates
+from telemetry.rules import Rules
 
 NOON_US = 1_769_868_000_000_000
 WAYS = 6
@@ -23,7 +24,7 @@ WAYS = 6
 
 def decoded(*messages: Message) -> Batch:
     batch = Batch()
-    decoder = Decoder(max_skew_seconds=300, max_age_days=30, keep_limit=KeepLimit(1_000_000))
+    decoder = Decoder(Rules(), keep_limit=KeepLimit(1_000_000))
     decoder.decode([mqtt5.PublishPacket(one.topic, one.payload) for one in messages], batch, NOON_US / 1e6)
     return batch
 

@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from config.errors import SettingsError
+from config.settings import Settings
 from telemetry.readings import METER, VEHICLE, ReadingWindow, ReasonCode, Timestamp, refusal_of, timestamp_us
+from telemetry.rules import Rules
 from tests.devices import meter_reading, vehicle_reading
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -54,6 +57,9 @@ def refusal(kind: TypeAdapter[Any], payload: Any) -> tuple[str, str] | None:
         (METER, "timestamp", "2026-01-31T14:00:00Z"),
         (METER, "timestamp", "2026-01-31T14:00:00.1+05:30"),
         (METER, "timestamp", "2024-02-29T23:59:59.123456-23:59"),
+        (METER, "timestamp", "2026-01-31t14:00:00z"),
+        (METER, "timestamp", "2026-01-31T14:00:00.1234567Z"),
+        (METER, "timestamp", "2026-01-31T14:00:00.123456789+01:00"),
     ],
 )
 def test_what_the_contract_allows(kind, field, value):
@@ -84,10 +90,14 @@ def test_what_the_contract_allows(kind, field, value):
         (VEHICLE, "batteryTemp", 200.1),
         (METER, "timestamp", "2026-01-31T14:00:00"),
         (METER, "timestamp", "2026-01-31 14:00:00Z"),
-        (METER, "timestamp", "2026-01-31t14:00:00z"),
         (METER, "timestamp", "2026-01-31T14:00Z"),
-        (METER, "timestamp", "2026-01-31T14:00:00.1234567Z"),
         (METER, "timestamp", "2026-01-31T14:00:00.Z"),
+        (METER, "timestamp", "2026-01-31T14:00:00,5Z"),
+        (METER, "timestamp", "2026-01-31T14:00:60Z\n"),
+        (METER, "timestamp", "2026-W05-6T14:00:00Z"),
+        (METER, "timestamp", "20260131T140000Z"),
+        (METER, "timestamp", "2026-01-31T14:00:00-00:00Z"),
+        (METER, "timestamp", "2026-01-31T14:00:00ZZ"),
         (METER, "timestamp", "2026-01-31T14:00:00+0100"),
         (METER, "timestamp", "2026-01-31T14:00:00+24:00"),
         (METER, "timestamp", "2026-01-31T14:00:00+00:60"),
@@ -185,6 +195,49 @@ def test_timestamps_in_microseconds(text, microseconds):
     assert timestamp_us(text) == microseconds
 
 
+def by_hand(text: str) -> int:
+    """A slow reading of RFC 3339: the calendar's seconds, the first six digits, the offset taken off."""
+    date, time = text[:10], text[11:]
+    year, month, day = map(int, date.split("-"))
+    hours, minutes, seconds = map(int, time[:8].split(":"))
+    rest = time[8:].upper()
+    digits = rest[1:].split("Z")[0].split("+")[0].split("-")[0] if rest.startswith(".") else ""
+    offset = rest[-6:] if not rest.endswith("Z") else "+00:00"
+    shift = (int(offset[1:3]) * 60 + int(offset[4:])) * (-1 if offset[0] == "-" else 1)
+    if not (1 <= month <= 12 and 1 <= day <= calendar.monthrange(year, month)[1] and seconds < 60):
+        raise ValueError(text)
+    whole = calendar.timegm((year, month, day, hours, minutes, seconds)) - shift * 60
+    return whole * 1_000_000 + int((digits + "000000")[:6])
+
+
+FORMS = st.builds(
+    "{:04}-{:02}-{:02}{}{:02}:{:02}:{:02}{}{}".format,
+    st.integers(1, 9999),
+    st.integers(1, 12),
+    st.integers(1, 31),
+    st.sampled_from("Tt"),
+    st.integers(0, 23),
+    st.integers(0, 59),
+    st.integers(0, 61),
+    st.just("") | st.text("0123456789", min_size=1, max_size=30).map(".{}".format),
+    st.sampled_from("Zz")
+    | st.builds("{}{:02}:{:02}".format, st.sampled_from("+-"), st.integers(0, 23), st.integers(0, 59)),
+)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(text=FORMS)
+def test_rfc_3339_in_full_is_read_as_by_hand(text):
+    TypeAdapter(Timestamp).validate_python(text)
+    try:
+        expected = by_hand(text)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"."):
+            timestamp_us(text)
+        return
+    assert timestamp_us(text) == expected
+
+
 @settings(max_examples=1000, deadline=None)
 @given(
     text=st.from_regex(r"\A[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-9]{2}:[0-6][0-9](Z|[+-][0-2][0-9]:[0-9]{2})\Z")
@@ -225,3 +278,51 @@ def test_the_window_includes_both_ends():
         assert window.refusal("x", inside) is None
     assert (window.refusal("x", window.latest_us + 1) or ("",))[0] == "clock_skew"
     assert (window.refusal("x", window.earliest_us - 1) or ("",))[0] == "too_old"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "reason"),
+    [
+        (7200, "2 h ahead of our clock; 300 s are allowed"),
+        (300.000001, "5 min 1 s ahead of our clock; 300 s are allowed"),
+        (90_061, "1 day 1 h ahead of our clock; 300 s are allowed"),
+        (-45 * 86_400, "45 days old; 30 days are taken"),
+        (-30 * 86_400 - 0.000001, "30 days 1 s old; 30 days are taken"),
+    ],
+)
+def test_a_reason_names_the_limit_and_the_distance(seconds, reason):
+    now = 1_769_868_000
+    window = Rules().window(now)
+    _, sentence = window.refusal("T", now * 1_000_000 + round(seconds * 1_000_000)) or ("", "")
+    assert sentence == f"timestamp T is {reason}"
+
+
+def test_a_timestamp_cannot_make_the_reason_long():
+    text = "2027-01-31T14:00:00." + "1" * 500_000 + "Z"
+    _, sentence = Rules().window(1_769_868_000).refusal(text, timestamp_us(text)) or ("", "")
+    assert len(sentence) < 200
+
+
+# What settings change
+
+
+def test_energy_beyond_a_setting_is_refused_by_the_name_of_the_setting():
+    rules = Rules(max_kwh={"meter": 500})
+    meter, vehicle = rules.payloads["meter"], rules.payloads["vehicle"]
+    assert refusal(meter, meter_reading(kwhConsumedAc=500)) is None
+    assert refusal(meter, meter_reading(kwhConsumedAc=98765.4)) == (
+        "invalid_value",
+        "kwhConsumedAc: 98765.4 kWh came; METER_MAX_KWH lets 500 be the most",
+    )
+    assert refusal(meter, meter_reading(voltage=501)) is None
+    assert refusal(vehicle, vehicle_reading(kwhDeliveredDc=501)) is None
+    code, sentence = refusal(meter, meter_reading(kwhConsumedAc=10**300)) or ("", "")
+    assert (code, "METER_MAX_KWH" in sentence) == ("invalid_value", True)
+    _, sentence = refusal(METER, meter_reading(kwhConsumedAc=1_000_001)) or ("", "")
+    assert "METER_MAX_KWH" not in sentence
+
+
+@pytest.mark.parametrize("limits", [{"metre": 5.0}, {"meter": 1_000_000.5}])
+def test_a_limit_of_no_kind_or_above_the_contracts_is_a_mistake_in_the_settings(limits):
+    with pytest.raises(SettingsError, match=r"^MET(ER|RE)_MAX_KWH: "):
+        Rules.from_settings(Settings(max_kwh=limits))

@@ -15,6 +15,7 @@ from ingestor.decode import Decoder
 from ingestor.rejected.limit import KeepLimit
 from ingestor.rejected.spool import Spool, from_line
 from ingestor.seldom import Seldom
+from telemetry.rules import Rules
 
 TOPIC = "v1/telemetry/meter/M"
 READING = {"meterId": "M", "kwhConsumedAc": 1, "voltage": 230, "timestamp": "2026-01-31T14:00:00Z"}
@@ -44,7 +45,7 @@ HEAVY = {
 @pytest.mark.parametrize("payload", HEAVY.values(), ids=HEAVY)
 def test_a_message_of_1_mb_costs_bounded_time_and_is_accounted_for(payload: bytes) -> None:
     assert len(payload) <= MB
-    decoder = Decoder(max_skew_seconds=300, max_age_days=30, keep_limit=KeepLimit(1000))
+    decoder = Decoder(Rules(), keep_limit=KeepLimit(1000))
     batch = Batch()
     began = time.process_time()
     received = decoder.decode([mqtt5.PublishPacket(TOPIC, payload)], batch, NOW)
@@ -56,7 +57,7 @@ def test_a_message_of_1_mb_costs_bounded_time_and_is_accounted_for(payload: byte
 
 
 def test_an_array_as_long_as_1_mb_lets_it_be() -> None:
-    decoder = Decoder(max_skew_seconds=300, max_age_days=30, keep_limit=KeepLimit(1000))
+    decoder = Decoder(Rules(), keep_limit=KeepLimit(1000))
     batch = Batch()
     decoder.decode([mqtt5.PublishPacket(TOPIC, compact([READING] * 11_000))], batch, NOW)
     assert (len(batch.rows["meter"]), batch.refusals.total()) == (11_000, 0)
@@ -67,7 +68,7 @@ def test_a_fault_of_ours_costs_one_message_its_place(monkeypatch: pytest.MonkeyP
         raise RecursionError(len(payload))
 
     monkeypatch.setattr("ingestor.decode.parsed", broken)
-    decoder = Decoder(max_skew_seconds=300, max_age_days=30, keep_limit=KeepLimit(1000))
+    decoder = Decoder(Rules(), keep_limit=KeepLimit(1000))
     batch = Batch()
     payloads = [compact(READING), b"nonsense", compact(READING | {"timestamp": "2026-01-31T14:00:01Z"})]
     decoder.decode([mqtt5.PublishPacket(TOPIC, payload) for payload in payloads], batch, NOW)

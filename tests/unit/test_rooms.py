@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHARED = {"config", "telemetry", "mqtt", "postgres", "serving", "ledger"}
 MAY_IMPORT = {
     "config": set(),
-    "telemetry": set(),
+    "telemetry": {"config"},
     "mqtt": {"config"},
     "postgres": {"config"},
     "serving": {"config"},

@@ -53,6 +53,10 @@ def elsewhere(tmp_path, monkeypatch):
         ("MQTT_SHARE_GROUP", "a/b"),
         ("MAX_INFLIGHT", "65536"),
         ("MAX_PENDING_BYTES", "1"),
+        ("METER_MAX_KWH", "much"),
+        ("VEHICLE_MAX_KWH", "0"),
+        ("VEHICLE_MAX_KWH", "nan"),
+        ("UNKNOWN_FIELDS", "drop"),
         ("FLUSH_INTERVAL_MS", "0"),
         ("FLUSH_INTERVAL_MS", "1.5"),
         ("RETENTION_DAYS", "-1"),
@@ -310,3 +314,11 @@ def test_no_reading_is_taken_that_retention_would_drop():
 def test_half_the_window_is_one_batch():
     assert load_settings(max_inflight=1000).rows_per_flush_max == 500
     assert load_settings(max_inflight=1000, flush_max_rows=1000).rows_per_flush_max == 1000
+
+
+def test_a_limit_of_energy_is_read_for_whatever_kind_there_is(elsewhere, monkeypatch):
+    (elsewhere / ".env").write_text("METER_MAX_KWH=3\nINVERTER_MAX_KWH=7.5\n", encoding="utf-8")
+    monkeypatch.setenv("METER_MAX_KWH", "500")
+    assert load_settings().max_kwh == {"meter": 500, "inverter": 7.5}
+    monkeypatch.setenv("METER_MAX_KWH", "")
+    assert load_settings().max_kwh == {"inverter": 7.5}

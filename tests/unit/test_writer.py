@@ -30,6 +30,7 @@ from ingestor.writer import (
     retry_seconds,
 )
 from postgres.failures import FailureKind
+from telemetry.rules import Rules
 from tests.unit.test_backlog import NOW, ROWS_MAX, Clock, ScriptedChannel, make_backlog, message
 
 FAILURES: dict[FailureKind, Exception] = {
@@ -78,7 +79,7 @@ class Laboratory:
             sink=self.sink,
             spool=Spool(tmp_path / "spool"),
             clock_watch=ClockWatch("", clocks, on_look=lambda: None),
-            decoder=Decoder(max_skew_seconds=300, max_age_days=30, keep_limit=KeepLimit(1000)),
+            decoder=Decoder(Rules(), keep_limit=KeepLimit(1000)),
             metrics=self.metrics,
             database_label="db",
             monotonic=self.clock,
