@@ -29,7 +29,9 @@ def create_app(settings: Settings, access: RulesInForce, room: Room) -> Starlett
     `room` has the connections of the server that it runs on. Raises SettingsError for unusable certificate files.
     """
     database = Database(settings.database_conninfo, settings.database_label)
-    live = stream.Stream(database, listeners_max=stream.listeners_max(room.most))
+    live = stream.Stream(
+        database, silent_after=settings.silent_after_seconds, listeners_max=stream.listeners_max(room.most)
+    )
     registry, http_metrics = build_registry(database, room)
     broker = gateway.Gateway(settings, registry)
     convention = MeterConvention.parse(settings.meter_id_convention)
@@ -43,7 +45,7 @@ def create_app(settings: Settings, access: RulesInForce, room: Room) -> Starlett
         # Tried in this order, so those that are asked most come first.
         routes=[
             *status.routes(database),
-            *lists.routes(database),
+            *lists.routes(database, settings.silent_after_seconds),
             *history.routes(database),
             *gateway.routes(broker),
             *performance.routes(database, convention),

@@ -149,6 +149,15 @@ class Settings(BaseSettings):
     ] = None
     rejected_retention_days: Annotated[int, Field(ge=1, le=36500, description="days refused messages are kept")] = 30
 
+    silent_after_seconds: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=366 * 86_400,
+            description="a device is silent after three of its usual intervals, and after this time at least",
+        ),
+    ] = 300
+
     meter_id_convention: Annotated[
         str,
         Field(

@@ -117,7 +117,10 @@ class IngestMetrics:
             "wattline_last_commit_timestamp_seconds", "When the last batch was committed", registry=registry
         )
         self._silent = Gauge(
-            "wattline_devices_silent", "Devices without a reading for 5 min", ["kind"], registry=registry
+            "wattline_devices_silent",
+            "Devices that have sent nothing for longer than usual",
+            ["kind"],
+            registry=registry,
         )
         self._chore_failures = Counter(
             "wattline_chore_failures", "Rounds of a chore that failed", ["chore"], registry=registry
@@ -224,7 +227,7 @@ class IngestMetrics:
         self._failures.labels(kind).inc()
 
     def silent(self, kind: str, devices: int) -> None:
-        """So many devices of a kind have been silent for 5 minutes."""
+        """So many devices of a kind are silent."""
         self._silent.labels(kind).set(devices)
 
     def chore_done(self, chore: str, now: float) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, LiteralString
 
+from telemetry.silence import SILENT
+
 Use = Literal["sum", "mean", "newest"]
 """What an hour makes of a measure: it adds up, it is averaged, or only its newest value matters."""
 
@@ -161,6 +163,7 @@ class Kind:
             "measures": ", ".join(columns),
             "as_floats": ", ".join(f"{column}::float8" for column in columns),
             "arrays": "%b::text[], %b::timestamptz[]" + ", %b::float8[]" * len(columns),
+            "silent": SILENT,
             "newer_measures": ", ".join(f"{column} = excluded.{column}" for column in columns),
             "hours": ", ".join(hours),
             "sums": ", ".join(sums),
@@ -179,6 +182,7 @@ SQL_NAMES: Mapping[str, str] = {
     "measures": "the columns of the measures: kwh_consumed_ac, voltage",
     "as_floats": "the measures, each with ::float8",
     "arrays": "binary parameters for unnest: ids, timestamps, one array a measure",
+    "silent": "of a row of the status table: the device is silent; needs the parameter silent_after",
     "newer_measures": "for DO UPDATE SET: each measure from excluded",
     "hours": "the columns of the hourly sums",
     "sums": "the sums over readings that these columns hold",

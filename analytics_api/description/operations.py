@@ -20,6 +20,7 @@ from analytics_api.http.parameters import HOURS_DEFAULT, HOURS_MAX, LIMIT_DEFAUL
 from analytics_api.readings.lists import STALE_SECONDS_MAX
 from telemetry.kinds import KINDS, VEHICLE, Kind
 from telemetry.readings import DeviceId, Timestamp
+from telemetry.silence import INTERVALS
 
 JSON, CSV, HTML, TEXT, EVENTS = "application/json", "text/csv", "text/html", "text/plain", "text/event-stream"
 
@@ -77,6 +78,12 @@ STALE = Parameter(
     {"type": "integer", "minimum": 0, "maximum": STALE_SECONDS_MAX},
     "Only devices whose `lastUpdated` is older than this",
 )
+SILENT = Parameter(
+    "silent",
+    {"type": "boolean"},
+    f"Only devices that are silent (no reading for {INTERVALS} of their usual intervals, and for SILENT_AFTER_SECONDS "
+    "at least), or only those that are not",
+)
 SORT = Parameter("sort", {"enum": list(SORTS), "default": next(iter(SORTS))}, "What the table is sorted by")
 ORDER = Parameter("order", {"enum": list(ORDERS), "default": ORDERS[0]}, "Rising or falling; who has no value is last")
 
@@ -107,7 +114,7 @@ def _list(kind: Kind) -> Operation:
     answers: dict[str, Body] = {JSON: MODELS[kind.name].status_page, CSV: _CSV}
     return Operation(
         "get", kind.route, TELEMETRY, f"The newest reading of every {kind.name}", answers,
-        (STALE, LIMIT, CURSOR), errors=_READ,
+        (STALE, SILENT, LIMIT, CURSOR), errors=_READ,
     )  # fmt: skip
 
 

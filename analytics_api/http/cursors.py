@@ -9,6 +9,7 @@ from __future__ import annotations
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
@@ -17,7 +18,8 @@ from analytics_api.http.errors import InvalidParameterError
 
 CURSOR_CHARACTERS_MAX = 1_000
 
-Key = Sequence[str | int | float | bool | None]
+Key = Sequence[str | int | float | bool | tuple[int | bool | None, ...] | None]
+Shape = TypeVar("Shape", bound=tuple[object, ...])
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -27,7 +29,7 @@ def write_cursor(listing: str, key: Key) -> str:
     return urlsafe_b64encode(to_json([listing, *key])).decode().rstrip("=")
 
 
-def read_cursor(listing: str, shape: TypeAdapter[tuple[object, ...]], cursor: str) -> tuple[object, ...]:
+def read_cursor(listing: str, shape: TypeAdapter[Shape], cursor: str) -> Shape:
     """The key in a cursor, validated against `shape`. Raises InvalidParameterError."""
     invalid = InvalidParameterError("cursor", "is not one that this list gave; leave it out to begin anew")
     if len(cursor) > CURSOR_CHARACTERS_MAX:

@@ -86,6 +86,14 @@ def whole_number(request: Request, name: str, least: int, most: int) -> int | No
     return int(text)
 
 
+def truth(request: Request, name: str) -> bool | None:
+    """`true` or `false`; None where it is not given."""
+    text = only(request, name)
+    if text not in (None, "true", "false"):
+        raise InvalidParameterError(name, "must be true or false")
+    return None if text is None else text == "true"
+
+
 def moment(request: Request, name: str) -> datetime | None:
     """A moment in UTC; None where it is not given."""
     text = only(request, name)

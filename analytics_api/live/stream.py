@@ -49,7 +49,7 @@ ROWS_MAX = 5_000
 # Of a kind: how many devices there are and how many of them are silent, without an id; then those that changed.
 OF_KIND: LiteralString = """
     SELECT '{kind}'::text AS kind, NULL::text AS device,
-        ARRAY[count(*), count(*) FILTER (WHERE last_updated < now() - interval '5 minutes')]::float8[] AS numbers,
+        ARRAY[count(*), count(*) FILTER (WHERE {silent})]::float8[] AS numbers,
         now() AS last_reading, now() AS last_updated
     FROM {status}
     UNION ALL
@@ -101,10 +101,17 @@ class Stream:
     """
 
     def __init__(
-        self, database: Database, patience_seconds: float = SEND_SECONDS_MAX, listeners_max: int = LISTENERS_MAX
+        self,
+        database: Database,
+        *,
+        silent_after: float,
+        patience_seconds: float = SEND_SECONDS_MAX,
+        listeners_max: int = LISTENERS_MAX,
     ) -> None:
+        """`silent_after` is SILENT_AFTER_SECONDS."""
         self.patience_seconds = patience_seconds
         self._listeners_max = listeners_max
+        self._silent_after = silent_after
         self._database = database
         self._listeners: set[Listener] = set()
         self._asking: asyncio.Task[None] | None = None
@@ -155,7 +162,8 @@ class Stream:
 
     async def _ask(self) -> None:
         look_back = LOOK_BACK_MAX if self._problem else LOOK_BACK
-        rows = await self._database.rows(CHANGES, {"look_back": look_back, "rows_max": ROWS_MAX})
+        asked = {"look_back": look_back, "rows_max": ROWS_MAX, "silent_after": self._silent_after}
+        rows = await self._database.rows(CHANGES, asked)
         data = self._changes(rows)
         self._problem = None
         self._tell("fleet", data)

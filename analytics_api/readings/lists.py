@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, LiteralString
+from typing import Annotated, LiteralString, TypeAlias
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, StrictBool, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -26,13 +26,14 @@ from telemetry.readings import DeviceId
 
 STALE_SECONDS_MAX = 366 * 86_400
 
-# The newest reading of every device, or of those without a sign of life for so long, from after a device on.
-# Null stale_seconds: all of them. Null rows: no bound.
+# The newest reading of every device, or of those without a sign of life for so long, or of those that are silent (or
+# are not), from after a device on. Null stale_seconds, null silent: all of them. Null rows: no bound.
 DEVICES: LiteralString = """
     SELECT {id}, {measures}, last_reading, last_updated
     FROM {status}
     WHERE {id} > %(after)s
       AND last_updated < coalesce(now() - make_interval(secs => %(stale_seconds)s::float8), 'infinity')
+      AND ({silent}) = coalesce(%(silent)s::boolean, {silent})
     ORDER BY {id}
     LIMIT %(rows)s::bigint"""
 
@@ -51,33 +52,38 @@ class Listing:
         return cls(kind.many, kind.sql(DEVICES), STATUS[kind.name])
 
 
-_KEY: TypeAdapter[tuple[object, ...]] = TypeAdapter(
-    tuple[Annotated[int, Field(strict=True, ge=0, le=STALE_SECONDS_MAX)] | None, DeviceId]
-)
+_Chosen: TypeAlias = tuple[Annotated[int, Field(strict=True, ge=0, le=STALE_SECONDS_MAX)] | None, StrictBool | None]
+"""staleSeconds and silent, where they were given."""
+_KEY: TypeAdapter[tuple[_Chosen, DeviceId]] = TypeAdapter(tuple[_Chosen, DeviceId])
 
 
-def routes(database: Database) -> list[BaseRoute]:
-    """The routes of this module."""
-    return [Route(kind.route, partial(statuses, database, Listing.of(kind))) for kind in KINDS]
+def routes(database: Database, silent_after: float) -> list[BaseRoute]:
+    """The routes of this module; `silent_after` is SILENT_AFTER_SECONDS."""
+    return [Route(kind.route, partial(statuses, database, silent_after, Listing.of(kind))) for kind in KINDS]
 
 
-async def statuses(database: Database, listing: Listing, request: Request) -> Response:
+async def statuses(database: Database, silent_after: float, listing: Listing, request: Request) -> Response:
     """A page of the list, by id; as CSV all of it, where no `limit` says otherwise."""
-    stale_seconds = parameters.whole_number(request, "staleSeconds", 0, STALE_SECONDS_MAX)
+    chosen = (
+        parameters.whole_number(request, "staleSeconds", 0, STALE_SECONDS_MAX),
+        parameters.truth(request, "silent"),
+    )
     limit = parameters.limit_given(request)
-    after: object = ""
+    after = ""
     cursor = parameters.cursor(request)
     if cursor is not None:
-        cursor_stale_seconds, after = read_cursor(listing.name, _KEY, cursor)
-        if stale_seconds not in (None, cursor_stale_seconds):
-            raise InvalidParameterError("cursor", "belongs to another staleSeconds")
-        stale_seconds = cursor_stale_seconds  # type: ignore[assignment]  # as _KEY says
-    key = {"after": after, "stale_seconds": stale_seconds}
+        of_cursor, after = read_cursor(listing.name, _KEY, cursor)
+        for name, given, before in zip(("staleSeconds", "silent"), chosen, of_cursor, strict=True):
+            if given not in (None, before):
+                raise InvalidParameterError("cursor", f"belongs to another {name}")
+        chosen = of_cursor
+    stale_seconds, silent = chosen
+    key = {"after": after, "stale_seconds": stale_seconds, "silent": silent, "silent_after": silent_after}
     if prefers_csv(request):
         return CsvAnswer(database, listing.query, {**key, "rows": limit}, listing.record)
     limit = limit or parameters.LIMIT_DEFAULT
     # One row more than the page holds tells whether there is a next one.
     rows = await database.rows(listing.query, {**key, "rows": limit + 1})
     page = rows[:limit]
-    next_cursor = write_cursor(listing.name, (stale_seconds, page[-1][0])) if len(rows) > limit else None
+    next_cursor = write_cursor(listing.name, (chosen, page[-1][0])) if len(rows) > limit else None
     return page_answer([listing.record.json(row) for row in page], next_cursor)

@@ -22,5 +22,5 @@ def all_chores(
         quarantine.chore(settings.rejected_retention_days, clocks, bound),
         hourly_sums.CHORE,
         usual_intervals.chore(),
-        gauges.chore(metrics, connected),
+        gauges.chore(settings.silent_after_seconds, metrics, connected),
     ]

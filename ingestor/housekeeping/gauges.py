@@ -13,17 +13,16 @@ from telemetry.kinds import KINDS
 
 LOOK_SECONDS = 30.0
 
-# Devices that have reported before and have not for 5 minutes. A late reading is a sign of life too.
-_SILENT: LiteralString = "SELECT count(*) FROM {status} WHERE last_updated < now() - interval '5 minutes'"
+SILENT_DEVICES: LiteralString = "SELECT count(*) FROM {status} WHERE {silent}"
 
 
-def chore(metrics: IngestMetrics, connected: Callable[[], bool]) -> Chore:
-    """The gauges stand still while not `connected`."""
+def chore(silent_after: float, metrics: IngestMetrics, connected: Callable[[], bool]) -> Chore:
+    """The gauges stand still while not `connected`; `silent_after` is SILENT_AFTER_SECONDS."""
 
     async def count_silent(session: Session) -> bool:
         if connected():
             for kind in KINDS:
-                row = await (await session.execute(kind.sql(_SILENT))).fetchone()
+                row = await (await session.execute(kind.sql(SILENT_DEVICES), {"silent_after": silent_after})).fetchone()
                 metrics.silent(kind.name, row[0] if row else 0)
         return False
 

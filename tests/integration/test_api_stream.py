@@ -95,7 +95,7 @@ def test_an_event_names_what_changed_once(api: WattlineProcess, url: str) -> Non
 def test_a_change_that_commits_late_is_not_missed_and_lists_are_bounded(url: str) -> None:
     async def asked_thrice() -> None:
         async with ApiDatabase(url, "test") as database:
-            stream = Stream(database)
+            stream = Stream(database, silent_after=300)
             listener = Listener()
             stream._listeners.add(listener)
             moment = datetime.now(UTC)
@@ -176,7 +176,7 @@ def test_a_late_listener_gets_the_newest_and_is_told_what_it_missed() -> None:
 
 def test_listeners_are_bounded(url: str) -> None:
     async def crowd() -> None:
-        async with ApiDatabase(url, "test") as database, Stream(database, listeners_max=2) as stream:
+        async with ApiDatabase(url, "test") as database, Stream(database, silent_after=300, listeners_max=2) as stream:
             first = stream.join()
             stream.join()
             with pytest.raises(TooManyListenersError) as refusal:
@@ -196,7 +196,7 @@ def test_a_listener_that_takes_nothing_holds_up_nobody_and_is_cut_off(
         moments: list[float] = []
         async with (
             ApiDatabase(url, "test") as database,
-            Stream(database, patience_seconds=1.0) as stream,
+            Stream(database, silent_after=300, patience_seconds=1.0) as stream,
             serving(stream) as port,
         ):
             silent = socket.socket()
@@ -255,7 +255,10 @@ def test_a_server_without_our_hook_is_told_of_the_cut(url: str) -> None:
             await asyncio.Event().wait()
 
     async def listened() -> None:
-        async with ApiDatabase(url, "test") as database, Stream(database, patience_seconds=0.1) as stream:
+        async with (
+            ApiDatabase(url, "test") as database,
+            Stream(database, silent_after=300, patience_seconds=0.1) as stream,
+        ):
             scope = {"type": "http", "method": "GET", "path": "/v1/stream", "headers": []}
             response = await streams.listen(stream, Request(scope))
             with pytest.raises(SendTimeoutError):

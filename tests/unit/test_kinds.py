@@ -14,7 +14,7 @@ from telemetry.topics import topic_of
 
 EVERY_NAME: LiteralString = (
     "{kind} {id} {history} {status} {hourly} {measures} {as_floats} {arrays} {newer_measures} {hours} {sums}"
-    " {kwh} {named_sums} {sums_of_hours}"
+    " {kwh} {silent} {named_sums} {sums_of_hours}"
 )
 
 

@@ -1,6 +1,6 @@
 // The cards of the chosen vehicle and the chosen meter.
 
-import { LATE_SECONDS, ago, amount, moment, percent, secondsSince, setField, time } from "./texts.js";
+import { ago, amount, moment, percent, secondsSince, setField, time } from "./texts.js";
 
 const HEALTH = {
   HEALTHY: ["✓", "The charging hardware does what it should."],
@@ -47,9 +47,7 @@ export function isUnknown(name) {
 export function showAges() {
   for (const [kind, lastReading] of Object.entries(lastReadings)) {
     if (isUnknown(kind)) continue;
-    const seconds = secondsSince(lastReading);
-    byId(kind).querySelector('[data-field="age"]').dataset.late = seconds > LATE_SECONDS ? "yes" : "no";
-    setField(byId(kind), "age", ago(seconds));
+    setField(byId(kind), "age", ago(secondsSince(lastReading)));
   }
 }
 

@@ -1,7 +1,5 @@
 // Values as a reader sees them.
 
-export const LATE_SECONDS = 300;
-
 export function amount(value, unit = "", digits = 0) {
   if (value === null) return "–";
   const text = value.toLocaleString("en-GB", { minimumFractionDigits: digits, maximumFractionDigits: digits });
@@ -31,7 +29,7 @@ export function secondsSince(stamp) {
 export function ago(seconds) {
   const minutes = Math.floor(seconds / 60);
   const span = minutes < 1 ? `${Math.floor(seconds)} s` : minutes < 120 ? `${minutes} min` : `${Math.floor(minutes / 60)} h`;
-  return seconds > LATE_SECONDS ? `silent for ${span}` : `${span} ago`;
+  return `${span} ago`;
 }
 
 /** Only what changes is written, so that a screen reader is told only that. */
