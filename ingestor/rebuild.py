@@ -14,7 +14,6 @@ from datetime import datetime
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from pydantic import TypeAdapter
 
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
@@ -22,7 +21,7 @@ from ingestor.hourly import HOUR, hour_of, roll
 from postgres.connecting import connect
 from postgres.words import explain
 from telemetry.kinds import KINDS
-from telemetry.readings import Timestamp, instant
+from telemetry.moments import FORM, moment
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
 WAIT_SECONDS = 0.5  # for the roller of an ingestor that is just at it
@@ -40,16 +39,15 @@ LEFT = """
     SELECT count(DISTINCT (kind, hour)) FROM hourly_invalidations
     WHERE hour >= %(start)s AND hour < least(%(end)s, date_trunc('hour', now()))"""
 
-_TIMESTAMP: TypeAdapter[str] = TypeAdapter(Timestamp)
-
 log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The options of `wattline rebuild-hourly`."""
-    when = "like 2026-01-31T14:00:00Z or 2026-01-31"
-    parser.add_argument("--from", dest="start", required=True, type=_moment, metavar="TIME", help=f"first hour, {when}")
-    parser.add_argument("--to", dest="end", required=True, type=_moment, metavar="TIME", help="end, not included")
+    parser.add_argument(
+        "--from", dest="start", required=True, type=moment, metavar="TIME", help=f"first hour, like {FORM}"
+    )
+    parser.add_argument("--to", dest="end", required=True, type=moment, metavar="TIME", help="end, not included")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,14 +84,6 @@ async def _left(connection: AsyncConnection[TupleRow], stretch: dict[str, dateti
     return row[0] if row else 0
 
 
-def _end_of_hour(moment: datetime) -> datetime:
-    start = hour_of(moment)
-    return start if start == moment else start + HOUR
-
-
-def _moment(text: str) -> datetime:
-    try:
-        stamp = _TIMESTAMP.validate_python(text if "T" in text else f"{text}T00:00:00Z")
-        return instant(stamp)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time like 2026-01-31T14:00:00Z or 2026-01-31") from None
+def _end_of_hour(end: datetime) -> datetime:
+    start = hour_of(end)
+    return start if start == end else start + HOUR

@@ -1,1 +1,4 @@
-"""Readings that were taken out of every answer, and put back: what the commands, the API and the flush share."""
+"""What people declare about stored data: readings annulled and restored, devices forgotten.
+
+The commands, the API and the flush share it.
+"""

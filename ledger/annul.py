@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import LiteralString, Self
 
 from psycopg import AsyncConnection
@@ -22,6 +23,9 @@ from telemetry.kinds import KINDS, Kind
 TOO_MANY: LiteralString = """
     SELECT FROM {history} WHERE {id} = %(device_id)s AND ts >= %(start)s AND ts < %(end)s
     OFFSET %(most)s LIMIT 1"""
+
+HAS_ANY: LiteralString = """
+    SELECT FROM {history} WHERE {id} = %(device_id)s AND ts >= %(start)s AND ts < %(end)s LIMIT 1"""
 
 # The status is kept as it was, for a restore that has to make it again.
 OPEN: LiteralString = """
@@ -58,12 +62,16 @@ STEP_BACK: LiteralString = """
 NOTHING_LEFT: LiteralString = """
     DELETE FROM {status} WHERE {id} = %(device_id)s AND last_reading >= %(start)s AND last_reading < %(end)s"""
 
+# What is past its retention; that they were annulled stays known.
+DELETE_EXPIRED = "DELETE FROM annulled_readings WHERE ts < %s"
+
 
 @dataclass(frozen=True)
 class Statements:
     """What annulling runs for a kind of reading."""
 
     too_many: bytes
+    has_any: bytes
     open: bytes
     move: bytes
     step_back: bytes
@@ -72,7 +80,7 @@ class Statements:
     @classmethod
     def of(cls, kind: Kind) -> Self:
         """Rendered once, when the program starts."""
-        return cls(*(kind.sql(template) for template in (TOO_MANY, OPEN, MOVE, STEP_BACK, NOTHING_LEFT)))
+        return cls(*(kind.sql(template) for template in (TOO_MANY, HAS_ANY, OPEN, MOVE, STEP_BACK, NOTHING_LEFT)))
 
 
 STATEMENTS: Mapping[str, Statements] = {kind.name: Statements.of(kind) for kind in KINDS}
@@ -83,6 +91,20 @@ class Annulled(Change):
     """What was annulled, and the number that restores it."""
 
     annulment_id: int
+
+
+async def kind_of(connection: AsyncConnection[TupleRow], device_id: str, start: datetime, end: datetime) -> Kind:
+    """The kind of the device that has a reading in [start, end).
+
+    Raises NothingThereError where there is none, LedgerError where devices of several kinds have that id.
+    """
+    place = {"device_id": device_id, "start": start, "end": end}
+    found = [kind for kind in KINDS if (await connection.execute(STATEMENTS[kind.name].has_any, place)).rowcount]
+    if not found:
+        raise NothingThereError(f"no device {device_id} has a reading in this stretch")
+    if len(found) > 1:
+        raise LedgerError(f"{' and '.join(kind.one for kind in found)} have the id {device_id}; say of which kind")
+    return found[0]
 
 
 async def annul(connection: AsyncConnection[TupleRow], stretch: Stretch, *, reason: str, who: str) -> Annulled:
@@ -109,6 +131,11 @@ async def annul(connection: AsyncConnection[TupleRow], stretch: Stretch, *, reas
     changed = (await connection.execute(run.step_back, place)).rowcount
     changed = changed or (await connection.execute(run.nothing_left, place)).rowcount
     return Annulled(readings, kwh, hours, bool(changed), annulment_id)
+
+
+async def delete_expired_readings(connection: AsyncConnection[TupleRow], before: datetime) -> int:
+    """Delete annulled readings from before `before`; the result is how many that were."""
+    return (await connection.execute(DELETE_EXPIRED, [before])).rowcount
 
 
 async def _row(connection: AsyncConnection[TupleRow], query: bytes, parameters: Mapping[str, object]) -> TupleRow:

@@ -25,6 +25,8 @@ COMMANDS = {
     "loadgen": ("loadgen.command", "publish as a simulated fleet, and verify what was stored"),
     "rebuild-hourly": ("ingestor.rebuild", "sum the hours of a stretch of time anew"),
     "retention": ("ingestor.housekeeping.retention_command", "show or drop what is past RETENTION_DAYS"),
+    "readings": ("ledger.readings_command", "take readings out of every answer, and put them back"),
+    "device": ("ledger.device_command", "forget devices that are gone"),
     "rejected": ("ingestor.rejected.command", "list or replay the messages in quarantine"),
 }
 OK, FAILED, BAD_USAGE = 0, 1, 2

@@ -18,6 +18,7 @@ from ingestor.hourly import delete_expired_sums
 from ingestor.housekeeping.chores import Chore
 from ingestor.housekeeping.newest import newest_reading
 from ingestor.schema.partitions import day_tables, drop_expired, oldest_day_kept
+from ledger.annul import delete_expired_readings
 from postgres.connecting import Session
 from postgres.session import Limits
 
@@ -85,7 +86,9 @@ async def drop_due(session: Session, keep_days: int, clocks: Clocks, *, yes: boo
     # Said before it is done: an interrupted round must not get two days more each time that it starts.
     await session.execute(_REMEMBER, [found.wanted if everything else found.reached])
     dropped = await drop_expired(session, kept_from)
-    await delete_expired_sums(session, datetime.combine(kept_from, datetime.min.time(), UTC))
+    midnight = datetime.combine(kept_from, datetime.min.time(), UTC)
+    await delete_expired_sums(session, midnight)
+    await delete_expired_readings(session, midnight)
     return found, dropped
 
 

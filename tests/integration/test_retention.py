@@ -17,7 +17,10 @@ from ingestor.housekeeping.retention import Plan, drop_due, look, plan
 from ingestor.rejected.bound import ByteBound
 from ingestor.schema.migrate import migrate
 from ingestor.schema.partitions import ensure_partitions
+from ledger.annul import annul
+from ledger.stretch import Stretch
 from postgres.connecting import Session, connect
+from telemetry.kinds import METER
 from tests.processes import WattlineProcess
 
 T = TypeVar("T")
@@ -163,6 +166,26 @@ def test_two_days_go_and_no_more_in_any_later_round_until_a_person_says_yes(
     assert len(store.round(ahead(0), yes=True)) == 16
     assert store.days() == [day for day in ALL if day <= 30]
     assert store.do(lambda session: look(session, 29, ahead(0))).held == []
+
+
+def test_annulled_readings_go_with_the_days_that_they_were_of(store: Store) -> None:
+    async def annul_days(session: Session) -> None:
+        now = datetime.now(UTC)
+        for age in (2, 35):
+            start = now - timedelta(days=age)
+            async with session.transaction():
+                await annul(
+                    session, Stretch(METER, "M", start - timedelta(days=1), start), reason="a test", who="a test"
+                )
+
+    store.do(annul_days)
+    store.round(ahead(0), yes=True)
+    with psycopg.connect(store.url) as connection:
+        ages = connection.execute(
+            "SELECT current_date - (ts AT TIME ZONE 'UTC')::date FROM annulled_readings"
+        ).fetchall()
+        assert [age for (age,) in ages] == [2]
+        assert connection.execute("SELECT count(*) FROM annulments").fetchone() == (2,)
 
 
 def test_nothing_stored_by_any_device_with_a_status_is_no_reason_to_trust_the_clock(store: Store) -> None:

@@ -1,0 +1,119 @@
+"""What `wattline readings` and `wattline device` have in common: who asks, a session, patience with flushes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import logging
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+import psycopg
+from pydantic import TypeAdapter, ValidationError
+
+from config.logging import configure_logging
+from config.settings import Settings, load_settings
+from ledger.stretch import TEXT_CHARACTERS_MAX, LedgerError, Text
+from postgres.connecting import Session, connect
+from postgres.session import Limits
+from postgres.words import explain
+from telemetry.readings import DeviceId
+
+OK, FAILED = 0, 1
+# A flush that waits for somebody's lock is over by then, or has left those rows out.
+PATIENCE_SECONDS = 40.0
+PAUSE_SECONDS = 0.2
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_TEXT: TypeAdapter[str] = TypeAdapter(Text)
+_DEVICE_ID: TypeAdapter[str] = TypeAdapter(DeviceId)
+
+
+def run_with_session(args: argparse.Namespace, name: str, work: Callable[[Session], Awaitable[int]]) -> int:
+    """The exit status of `work` on a session in autocommit mode; FAILED with one line where it cannot be done."""
+    settings = load_settings(beside_up=True, data_dir=args.data_dir)
+    configure_logging(settings.log_level, settings.log_format)
+    try:
+        return asyncio.run(_with_session(settings, name, work))
+    except LedgerError as error:
+        log.error("%s", error)  # noqa: TRY400 - a person wants a line, no traceback
+    except psycopg.errors.LockNotAvailable:
+        log.error("somebody holds a lock that this needs; nothing was changed, try again later")  # noqa: TRY400 - same
+    except psycopg.errors.UndefinedTable:
+        log.error("%s has no such tables yet; run wattline migrate", settings.database_label)  # noqa: TRY400 - same
+    except psycopg.Error as error:
+        log.error("%s", explain(error, settings.database_label))  # noqa: TRY400 - same
+    return FAILED
+
+
+async def patiently(session: Session, work: Callable[[], Awaitable[T]], *, dry_run: bool = False) -> T:
+    """What `work` answers, in one transaction, which a `dry_run` rolls back; again while flushes are in its way."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            async with session.transaction(force_rollback=dry_run):
+                return await work()
+        except psycopg.errors.LockNotAvailable:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(PAUSE_SECONDS)
+
+
+def add_who(parser: argparse.ArgumentParser) -> None:
+    """`--by`, by default who runs the command."""
+    parser.add_argument("--by", type=text, default=_user(), metavar="NAME", help="who does it (default %(default)s)")
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    """`--dry-run`."""
+    parser.add_argument("--dry-run", action="store_true", help="only say what it would change")
+
+
+def text(given: str) -> str:
+    """A type for argparse: a line for people."""
+    try:
+        return _TEXT.validate_python(given)
+    except ValidationError:
+        raise argparse.ArgumentTypeError(f"one line of 1 to {TEXT_CHARACTERS_MAX} characters is expected") from None
+
+
+def device_id(given: str) -> str:
+    """A type for argparse: the id of a device."""
+    try:
+        return _DEVICE_ID.validate_python(given)
+    except ValidationError:
+        raise argparse.ArgumentTypeError("a device's id has 1 to 100 characters of A-Z a-z 0-9 . _ : -") from None
+
+
+def say(lines: Iterable[str]) -> None:
+    """To the terminal, or whatever reads us."""
+    for line in lines:
+        sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`1 reading`, `2 readings`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user without a name, as in some containers
+        return f"user {os.getuid()}"
+
+
+async def _with_session(settings: Settings, name: str, work: Callable[[Session], Awaitable[int]]) -> int:
+    limits = Limits(statement_ms=60_000)
+    async with await connect(
+        settings.database_conninfo, autocommit=True, application_name=f"wattline {name}", limits=limits
+    ) as session:
+        return await work(session)
