@@ -23,7 +23,7 @@ Trigger = Literal["interval", "rows", "bytes", "shutdown"]
 
 # Readings that are well formed and refused all the same, by a clock, the database or a fault of ours. Each of them may
 # be wanted later, so none is left out to save the disk.
-VALID_CODES: frozenset[ReasonCode] = frozenset({"clock_skew", "too_old", "database_refused"})
+VALID_CODES: frozenset[ReasonCode] = frozenset({"clock_skew", "too_old", "database_refused", "conflict"})
 
 _device_and_time = itemgetter(0, 1)
 
@@ -191,6 +191,18 @@ def first_of_each(rows: Sequence[Row]) -> list[Row]:
     """The same for a batch that may repeat readings: of each device and time the first that was received."""
     ordered = sorted(rows, key=_device_and_time)
     return list({row[:2]: row for row in reversed(ordered)}.values())[::-1]
+
+
+def repetitions(rows: Sequence[Row]) -> list[Row]:
+    """The rows that `first_of_each` leaves out, in the order of receiving."""
+    seen: set[tuple[str, int]] = set()
+    others = []
+    for row in rows:
+        if row[:2] in seen:
+            others.append(row)
+        else:
+            seen.add(row[:2])
+    return others
 
 
 def newest_per_device(rows: Sequence[Row]) -> list[Row]:

@@ -1,8 +1,9 @@
 """The rows of one kind into its tables, so that a row which is refused costs no other row its place.
 
 The fast path is COPY; a reading that is there already, or anything else that speaks against it, leads to the merge, and
-there whatever is refused is found by halving. What would refuse every row is no row's fault: it is raised, and nothing
-is quarantined. Every row ends as stored, repeated or refused, each counted for itself, so that the sum can be checked.
+there whatever is refused is found by halving. A repetition with other values than what is stored is a conflict, and
+refused. What would refuse every row is no row's fault: it is raised, and nothing is quarantined. Every row ends as
+stored, repeated or refused, each counted for itself, so that the sum can be checked.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from ingestor import wire
-from ingestor.batch import Batch, Rejection, Row, first_of_each, in_key_order, newest_per_device
+from ingestor.batch import Batch, Rejection, Row, first_of_each, in_key_order, newest_per_device, repetitions
 from ingestor.seldom import Seldom
 from ingestor.statements import Statements
 from ingestor.transactions import is_alive
 from postgres.failures import failure_kind
 from telemetry.kinds import Kind
+from telemetry.readings import ReasonCode
 from telemetry.topics import topic_of
 
 logger = logging.getLogger(__name__)
@@ -32,8 +34,12 @@ logger = logging.getLogger(__name__)
 # Devices whose newest row is tried alone when it is not known whether an error is a row's or everybody's.
 SAMPLE_DEVICES = 8
 DAY_US = 86_400_000_000
+EPOCH, MICROSECOND = datetime.fromtimestamp(0, UTC), timedelta(microseconds=1)
 # So often a lock is waited for in vain while rows that need it are looked for; then whatever meets one is left out.
 LOCK_FAILURES_MAX = 12
+
+Key = tuple[str, int]
+"""Device id and microseconds since 1970."""
 
 _unexplained = Seldom()
 
@@ -77,14 +83,15 @@ async def store_rows(  # noqa: PLR0913 - what is stored, where, and how
         try:
             async with connection.transaction():
                 await _copy(connection, table, ordered)
-                await _update_status(connection, table, ordered)
+                await _update_status(connection, table, ordered, new=ordered)
                 return Stored(stored=len(rows))
         except Exception as error:
             if not _is_of_rows(connection, error):
                 raise
     work = _Merging(connection, table, batch, progress)
     once = first_of_each(rows)
-    work.done.repeated = len(rows) - len(once)
+    others = repetitions(rows) if len(once) < len(rows) else []
+    work.watch(others)
     if unplaced:
         for row in once:
             if row[1] // DAY_US in unplaced:
@@ -94,6 +101,7 @@ async def store_rows(  # noqa: PLR0913 - what is stored, where, and how
         once = await work.unlocked(once)
     if once:
         await work.merge(once)
+    work.compare(others)
     done = work.done
     if done.stored + done.repeated + len(done.refused) + len(done.later) != len(rows):
         raise UnbalancedError(f"of {len(rows)} readings of kind {table.kind.name} some are not accounted for")
@@ -109,8 +117,14 @@ async def _copy(connection: AsyncConnection[TupleRow], table: Statements, rows: 
             raise SwallowedError
 
 
-async def _update_status(connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row]) -> None:
-    await connection.execute(table.newest, wire.columns(newest_per_device(rows)))
+async def _update_status(
+    connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row], *, new: Sequence[Row]
+) -> None:
+    """The status after `rows`, of which `new` were not stored before."""
+    newest = newest_per_device(rows)
+    cursor = await connection.execute(table.newest, wire.columns(newest))
+    if cursor.rowcount < len(newest) and new:
+        await connection.execute(table.sign_of_life, [wire.text_array(sorted({row[0] for row in new}))])
 
 
 def _is_of_rows(connection: AsyncConnection[TupleRow], error: Exception) -> bool:
@@ -132,25 +146,60 @@ class _Merging:
         self._lock_failures = 0
         self._some_pass = False
         """It is known that the tables take rows at all."""
+        self._watched: dict[Key, Row | None] = {}
+        """Readings that come more than once in the batch, as they are stored; None: not stored, or not yet."""
 
     async def merge(self, rows: Sequence[Row]) -> None:
         """Leave out what is there already, and halve until what is refused is alone."""
         self._progress()
         try:
-            stored, missing = await self._try(rows)
+            new, known = await self._try(rows)
         except Exception as error:  # noqa: BLE001 - judged by _ends_with, which raises what is not of rows
             if await self._ends_with(rows, error):
                 return
         else:
-            self._some_pass = self._some_pass or len(missing) < len(rows)
-            self.done.stored += stored
-            self.done.repeated += len(rows) - stored - len(missing)
-            for row in missing:
-                self.refuse(row, SwallowedError("a trigger or rule of the tables' owner keeps it out"))
+            self._some_pass = self._some_pass or bool(new) or any(there for _, there in known)
+            self.done.stored += len(new)
+            for row in new:
+                if row[:2] in self._watched:
+                    self._watched[row[:2]] = row
+            for row, there in known:
+                self._known(row, there)
             return
         half = len(rows) // 2
         await self.merge(rows[:half])
         await self.merge(rows[half:])
+
+    def watch(self, others: Sequence[Row]) -> None:
+        """Remember how these are stored, for `compare`."""
+        self._watched = {row[:2]: None for row in others}
+
+    def compare(self, others: Sequence[Row]) -> None:
+        """Rows whose device and time came before them in the same batch."""
+        if not others:
+            return
+        later = {row[:2] for row in self.done.later}
+        for row in others:
+            there = self._watched[row[:2]]
+            if row[:2] in later:
+                self.done.later.append(row)
+            elif there is not None:
+                self._known(row, there)
+            else:
+                self.refuse(row, SwallowedError("another reading of this device and time was refused just before it"))
+
+    def _known(self, row: Row, there: Row | None) -> None:
+        """A row that was not new, and what is stored in its place."""
+        if there is None:
+            self.refuse(row, SwallowedError("a trigger or rule of the tables' owner keeps it out"))
+            return
+        if row[:2] in self._watched:
+            self._watched[row[:2]] = there
+        if there == row:
+            self.done.repeated += 1
+        else:
+            batch = self._batch
+            self.done.refused.append(conflict(self._table, row, there, batch.received_at, again=batch.redelivered))
 
     async def unlocked(self, rows: Sequence[Row]) -> list[Row]:
         """The rows of devices that nobody has locked; the others are left for later. Raises LockNotAvailable where
@@ -199,20 +248,29 @@ class _Merging:
         self.refuse(rows[0], error)
         return True
 
-    async def _try(self, rows: Sequence[Row]) -> tuple[int, list[Row]]:
-        """All of them or none: how many were new, and those that are not there although nobody complained."""
+    async def _try(self, rows: Sequence[Row]) -> tuple[Sequence[Row], list[tuple[Row, Row | None]]]:
+        """All of them or none: those that were new, and the others, each with what is stored in its place. That is
+        nothing where the table has not got it although nobody complained.
+        """
         connection, table = self._connection, self._table
         async with connection.transaction():
-            missing: list[Row] = []
-            stored = (await connection.execute(table.merge, wire.columns(rows))).rowcount
-            if stored < len(rows):
-                cursor = await connection.execute(table.missing, wire.columns(rows)[:2])
-                places = {place for (place,) in await cursor.fetchall()}
-                missing = [row for place, row in enumerate(rows, 1) if place in places]
-                rows = [row for place, row in enumerate(rows, 1) if place not in places]
-            if rows:
-                await _update_status(connection, table, rows)
-        return stored, missing
+            cursor = await connection.execute(table.merge, wire.columns(rows))
+            if cursor.rowcount == len(rows):
+                await _update_status(connection, table, rows, new=rows)
+                return rows, []
+            stored_now = {(device, (ts - EPOCH) // MICROSECOND) for device, ts in await cursor.fetchall()}
+            new = [row for row in rows if row[:2] in stored_now]
+            others = [row for row in rows if row[:2] not in stored_now]
+            cursor = await connection.execute(table.stored, wire.columns(others)[:2])
+            found = [numbers for (numbers,) in await cursor.fetchall()]
+            known = [
+                (row, None if numbers is None else (*row[:2], *numbers))
+                for row, numbers in zip(others, found, strict=True)
+            ]
+            there = in_key_order([*new, *(stored for _, stored in known if stored is not None)])
+            if there:
+                await _update_status(connection, table, there, new=new)
+        return new, known
 
     async def _is_everybodys(self, rows: Sequence[Row], error: Exception) -> bool:
         """Whether no row gets in, as far as some devices chosen at random can tell; each is tried and taken back.
@@ -253,11 +311,28 @@ def rejection(table: Statements, row: Row, error: Exception, received_at: float,
         said = f"PostgreSQL refused it: {error.diag.message_primary or error} ({error.sqlstate})"
     else:
         said = f"PostgreSQL could not be given it: {type(error).__name__}: {error}"
+    return _rejection(table, row, "database_refused", said, received_at, again=again)
+
+
+def conflict(table: Statements, row: Row, there: Row, received_at: float, *, again: bool) -> Rejection:
+    """A reading whose device and time are stored with other values."""
+    differences = "; ".join(
+        f"{measure.name} {stored!r} is stored, {came!r} came"
+        for measure, stored, came in zip(table.kind.measures, there[2:], row[2:], strict=True)
+        if stored != came
+    )
+    said = f"this device's reading of that time is stored with other values: {differences}"
+    return _rejection(table, row, "conflict", said, received_at, again=again)
+
+
+def _rejection(  # noqa: PLR0913 - all that is known of it
+    table: Statements, row: Row, code: ReasonCode, reason: str, received_at: float, *, again: bool
+) -> Rejection:
     return Rejection(
         topic=topic_of(table.kind.name, str(row[0])),
         payload=_as_payload(table, row),
-        code="database_refused",
-        reason=said,
+        code=code,
+        reason=reason,
         received_at=received_at,
         again=again,
     )

@@ -78,7 +78,7 @@ class Outcome:
     """By the name of the kind, as below."""
     duplicate: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATEMENTS, 0))
     refused: list[Rejection] = field(default_factory=list)
-    """Readings that PostgreSQL would not take."""
+    """Readings that PostgreSQL would not take, and those in conflict with what it has."""
     kept: Kept = field(default_factory=Kept)
     """What became of all refusals."""
     later: dict[str, list[Row]] = field(default_factory=dict)
@@ -224,7 +224,7 @@ class Sink:
                     kind, row = next((kind, rows[0]) for kind, rows in piece.rows.items() if rows)
                     culprits.append(rejection(STATEMENTS[kind], row, error, batch.received_at, again=batch.redelivered))
                 else:
-                    pieces += piece.halves()
+                    pieces += reversed(piece.halves())  # the last is next: the first received is stored first
         async with connection.transaction():
             await self._quarantine(connection, batch, [*batch.rejected, *culprits], outcome)
         outcome.refused += culprits

@@ -15,17 +15,21 @@ from telemetry.kinds import KINDS, Kind
 # New readings, all of them: fails on the first that is there already.
 COPY: LiteralString = "COPY {history} ({id}, ts, {measures}) FROM STDIN (FORMAT binary)"
 
-# New readings but those that are there already: the first one stored wins.
+# New readings but those that are there already: the first one stored wins. The result are those that are new.
 MERGE: LiteralString = """
     INSERT INTO {history} ({id}, ts, {measures})
     SELECT * FROM unnest({arrays})
-    ON CONFLICT ({id}, ts) DO NOTHING"""
+    ON CONFLICT ({id}, ts) DO NOTHING
+    RETURNING {id}, ts"""
 
-# The places (from 1) of those that are not there now. A subquery of its own: each is one look into one index.
-MISSING: LiteralString = """
-    SELECT reading.place
+# What is stored of those that were not new, in their order; null where nothing is. A subquery of its own: each is one
+# look into one index.
+STORED: LiteralString = """
+    SELECT (
+        SELECT ARRAY[{as_floats}] FROM {history} AS stored WHERE stored.{id} = reading.id AND stored.ts = reading.ts
+    )
     FROM unnest(%b::text[], %b::timestamptz[]) WITH ORDINALITY AS reading (id, ts, place)
-    WHERE (SELECT true FROM {history} AS stored WHERE stored.{id} = reading.id AND stored.ts = reading.ts) IS NULL"""
+    ORDER BY reading.place"""
 
 # Whether the tables themselves are free, and not only some of their rows.
 FREE_TABLES: LiteralString = "LOCK TABLE ONLY {history}, ONLY {status} IN ROW EXCLUSIVE MODE"
@@ -49,6 +53,10 @@ NEWEST: LiteralString = """
         last_updated = excluded.last_updated
     WHERE excluded.last_reading > {status}.last_reading"""
 
+# A late reading is a sign of life all the same. NEWEST has locked these rows already.
+SIGN_OF_LIFE: LiteralString = """
+    UPDATE {status} SET last_updated = now() WHERE {id} = ANY(%b::text[]) AND last_updated < now()"""
+
 
 @dataclass(frozen=True)
 class Statements:
@@ -57,8 +65,9 @@ class Statements:
     kind: Kind
     copy: bytes
     merge: bytes
-    missing: bytes
+    stored: bytes
     newest: bytes
+    sign_of_life: bytes
     free_tables: bytes
     locked: bytes
 
@@ -69,8 +78,9 @@ class Statements:
             kind,
             kind.sql(COPY),
             kind.sql(MERGE),
-            kind.sql(MISSING),
+            kind.sql(STORED),
             kind.sql(NEWEST),
+            kind.sql(SIGN_OF_LIFE),
             kind.sql(FREE_TABLES),
             kind.sql(LOCKED),
         )

@@ -1,4 +1,4 @@
-"""The same reading more than once: stored once, counted once, and the first one stored wins."""
+"""The same reading more than once: stored once, and the first one stored wins; with other values it is a conflict."""
 
 from __future__ import annotations
 
@@ -44,14 +44,18 @@ def test_10000_readings_published_again_and_again(
     # Whole batches of repetitions, batches half of them, and arrays that bring what is late between what is known.
     publish_all(publisher, [altered(reading) for reading in first])
     publisher.wait_acknowledged()
+    publish_all(publisher, [pick for reading in first for pick in (reading, altered(reading))])
+    publisher.wait_acknowledged()
     publish_all(publisher, [reading for pair in zip(second, map(altered, second), strict=True) for reading in pair])
     publisher.wait_acknowledged()
     publish_arrays(publisher, [altered(reading) for reading in first] + late)
     publisher.wait_acknowledged()
     last = publish_last(publisher, database_url)
     assert_stored_once(database_url, [*readings, last])
-    received = 2 * len(first) + 2 * len(second) + len(first) + len(late) + 1
+    conflicts = 3 * len(first) + len(second)
+    received = READINGS + len(first) + conflicts + 1
     assert assert_books_balance(ingestor) == received
     assert metric(ingestor, "wattline_readings_committed_total") == READINGS + 1
-    assert metric(ingestor, "wattline_readings_duplicate_total") == received - READINGS - 1
+    assert metric(ingestor, "wattline_readings_duplicate_total") == len(first)
+    assert metric(ingestor, "wattline_readings_rejected_total", reason="conflict") == conflicts
     assert metric(ingestor, "wattline_flush_failures_total") == 0
