@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from config.seldom import Once
 from mqtt.connection import Connection
 from mqtt.errors import LinkError, LinkRefused
 from mqtt.link import Link
@@ -151,7 +152,7 @@ class BrokerWatch:
 
     async def _watch(self) -> None:
         options = replace(self._options, clean_start=True, session_expiry_seconds=0)
-        said = ""
+        said = Once()
         while True:
             try:
                 connection = await Connection.open(options, self._counts.received)
@@ -164,8 +165,7 @@ class BrokerWatch:
             except LinkError as error:
                 reason = error
             self._counts.forget()
-            if str(reason) != said:
-                said = str(reason)
+            if said.is_new(str(reason)):
                 logger.info("the broker's own counts are not known at the moment: %s", reason)
             await asyncio.sleep(RETRY_SECONDS)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import psycopg
 
+from config.seldom import Once
 from ingestor.clocks import Clocks
 from postgres.connecting import Session, connect
 from postgres.session import Limits
@@ -21,6 +22,7 @@ LOOK_SECONDS = 10.0
 # While they disagree a person is at it, and wants to see that it helped; and a clock that was set shows at once.
 LOOK_IN_DOUBT_SECONDS = 1.0
 LOOK_SECONDS_MAX = 5.0
+AGREE = "agree"
 LIMITS = Limits(statement_ms=3_000)
 
 
@@ -34,8 +36,8 @@ class ClockWatch:
         self._on_look = on_look
         self._session: Session | None = None
         self._looking = asyncio.Lock()
-        self._said: str | None = None
-        self._fault = ""
+        self._said = Once(said=AGREE)
+        self._fault = Once()
 
     async def run(self) -> None:
         """Look until cancelled. A database that does not answer is the flush's to tell."""
@@ -86,10 +88,10 @@ class ClockWatch:
         except (psycopg.Error, OSError):
             return False
         except Exception as error:
-            if repr(error) != self._fault:
-                self._fault = repr(error)
+            if self._fault.is_new(repr(error)):
                 logger.exception("the clocks cannot be compared: a fault of wattline")
             return False
+        self._fault.forget()
         return True
 
     async def close(self) -> None:
@@ -110,10 +112,8 @@ class ClockWatch:
     def _tell(self) -> None:
         """Once for each state, not once for each look; the seconds of a disagreement change all the time."""
         problem, warning = self.clocks.problem(), self.clocks.warning()
-        state = "fault" if problem else "warning" if warning else None
-        if state == self._said:
+        if not self._said.is_new("fault" if problem else "warning" if warning else AGREE):
             return
-        self._said = state
         if problem:
             logger.error("%s; nothing is acknowledged, so nothing is lost", problem)
         elif warning:

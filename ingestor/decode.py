@@ -15,6 +15,7 @@ from typing import Any, cast
 import mqtt5
 from pydantic import TypeAdapter, ValidationError
 
+from config.seldom import Seldom
 from ingestor.batch import VALID_CODES, Batch, Rejection, Row
 from ingestor.careful import (
     LARGE_BYTES,
@@ -28,7 +29,6 @@ from ingestor.careful import (
     without_shape,
 )
 from ingestor.rejected.limit import KeepLimit
-from ingestor.seldom import Seldom
 from telemetry.kinds import BY_NAME, KINDS, Kind
 from telemetry.readings import FIELDS, ReadingWindow, ReasonCode, timestamp_us
 from telemetry.rules import Rules

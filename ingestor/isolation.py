@@ -19,9 +19,9 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
+from config.seldom import Seldom
 from ingestor import wire
 from ingestor.batch import Batch, Rejection, Row, first_of_each, in_key_order, newest_per_device, repetitions
-from ingestor.seldom import Seldom
 from ingestor.statements import Statements
 from ingestor.transactions import is_alive
 from postgres.failures import failure_kind

@@ -17,6 +17,7 @@ from datetime import date, datetime, timedelta
 
 import psycopg
 
+from config.seldom import Seldom
 from ingestor import wire
 from ingestor.batch import Batch, Rejection, Row
 from ingestor.deadline import Deadline
@@ -25,7 +26,6 @@ from ingestor.isolation import UnbalancedError, rejection, store_rows
 from ingestor.rejected.bound import ByteBound
 from ingestor.rejected.store import Kept, keep
 from ingestor.schema.partitions import ensure_partitions
-from ingestor.seldom import Seldom
 from ingestor.statements import STATEMENTS
 from ledger.redelivered import without_annulled
 from postgres.connecting import Session, connect

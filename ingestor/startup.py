@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import psycopg
 
+from config.seldom import Once
 from config.settings import Settings
 from ingestor.clock_watch import ClockWatch
 from ingestor.schema.api_role import provide_api_role
@@ -33,7 +34,7 @@ async def prepare_database(
 
     Raises MigrationError or UnfitError for what only a person can mend.
     """
-    said = ""
+    said = Once()
     while True:
         try:
             return await _prepared(settings, clock_watch)
@@ -41,9 +42,8 @@ async def prepare_database(
             raise
         except psycopg.Error as error:
             on_trouble(f"the database {trouble_with(error)}")
-            if (problem := explain(error, settings.database_label)) != said:
+            if said.is_new(problem := explain(error, settings.database_label)):
                 logger.warning("%s; waiting for it", problem)
-                said = problem
         await asyncio.sleep(RETRY_SECONDS)
 
 

@@ -15,13 +15,13 @@ from typing import Protocol
 import psycopg
 
 from config.backoff import backoff_seconds
+from config.seldom import Seldom
 from ingestor.backlog import Backlog
 from ingestor.batch import VALID_CODES, Batch, Trigger
 from ingestor.clock_watch import ClockWatch
 from ingestor.decode import CLOCK_CODES, Decoder
 from ingestor.metrics import IngestMetrics
 from ingestor.rejected.spool import Spool
-from ingestor.seldom import Seldom
 from ingestor.sink import Outcome
 from postgres.failures import FailureKind, failure_kind
 from postgres.trouble import NO_ANSWER, trouble_with

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from random import uniform
 from typing import Final
 
+from config.seldom import Once
 from config.settings import Settings
 from loadgen.messages import Message
 from loadgen.mqtt311 import Connection311
@@ -56,7 +57,7 @@ class Dialler:
         self._base = LinkOptions.from_settings(settings, client_id=self._name)
         self._wanted: asyncio.Queue[Lane] = asyncio.Queue()
         self._closing = False
-        self._told = "", 0.0
+        self._told = Once(REPEAT_SECONDS)
         self.connected = 0
         """Lanes that have a connection now."""
         self.away_since: float | None = None
@@ -100,10 +101,8 @@ class Dialler:
 
     def _tell(self, error: LinkError) -> None:
         """What happens to one connection happens to all: once is enough."""
-        text, now = str(error), time.monotonic()
-        if text != self._told[0] or now - self._told[1] > REPEAT_SECONDS:
-            logger.warning("%s; trying again", text)
-            self._told = text, now
+        if self._told.is_new(str(error)):
+            logger.warning("%s; trying again", error)
 
     def _why_not(self, wanted: int) -> LinkError:
         if wanted == 1:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from config.backoff import backoff_seconds
+from config.seldom import Once
 from mqtt.connection import Connection, OnPublish
 from mqtt.errors import LinkError, LinkLost, LinkRefused, unfit
 from mqtt.granted import session_lost, shortcomings, why_unfit
@@ -88,7 +89,7 @@ class Link:
         self._changed = asyncio.Condition()
         self._reason: LinkError = LinkLost(f"not connected to the broker at {options.broker} yet")
         self._task: asyncio.Task[None] | None = None
-        self._logged: tuple[str, float] = ("", 0.0)
+        self._said = Once(REPEAT_LOG_SECONDS)
 
     @property
     def connection(self) -> Connection | None:
@@ -162,7 +163,7 @@ class Link:
             raise
         session = "session resumed" if connection.session_present else "new session"
         logger.info("connected to the broker at %s as %s (%s)", self._options.broker, self._options.client_id, session)
-        self._logged = ("", 0.0)
+        self._said.forget()
         return connection
 
     def _weigh(self, connection: Connection) -> None:
@@ -205,15 +206,13 @@ class Link:
 
     async def _wait_before_retry(self, failures: int, error: LinkError, cuts: int) -> None:
         delay = backoff_seconds(failures, least=BACKOFF_SECONDS_MIN, most=BACKOFF_SECONDS_MAX)
-        text, said_at = self._logged
-        if str(error) != text or time.monotonic() - said_at > REPEAT_LOG_SECONDS:
+        if self._said.is_new(str(error)):
             suspicion = (
                 f" (cut {cuts} times in a row: does another client use the client id {self._options.client_id!r}?)"
                 if cuts >= SUSPICIOUS_CUTS
                 else ""
             )
             logger.warning("%s; trying again%s", error, suspicion)
-            self._logged = (str(error), time.monotonic())
         await asyncio.sleep(delay)
 
     def _why_not(self) -> LinkError:

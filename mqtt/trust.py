@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from config.errors import SettingsError
+from config.seldom import Once
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class Trust:
         self._ca, self._certificate, self._key = ca, certificate, key
         self._stamp = self._stamp_now()
         self._context = self._read()
-        self._said = ""
+        self._said = Once()
 
     def context(self) -> ssl.SSLContext:
         """With the files as they are now; with those of before while these cannot be used."""
@@ -35,11 +36,11 @@ class Trust:
             try:
                 self._context = self._read()
             except SettingsError as error:
-                if str(error) != self._said:
-                    self._said = str(error)
+                if self._said.is_new(str(error)):
                     logger.warning("%s; the file of before stays in use", error)
             else:
-                self._stamp, self._said = stamp, ""
+                self._stamp = stamp
+                self._said.forget()
                 logger.info("read the changed certificate files again")
         return self._context
 

@@ -28,6 +28,7 @@ from starlette.routing import BaseRoute, Route
 from analytics_api.http.answers import json_response, timestamp
 from analytics_api.http.bodies import json_body
 from analytics_api.http.errors import InvalidBodyError, Problem, UnavailableError
+from config.seldom import Once
 from config.settings import Settings
 from mqtt.errors import LinkError, LinkRefused
 from mqtt.link import Link, LinkOptions
@@ -78,14 +79,13 @@ class Gateway:
             await asyncio.wait([task])
 
     async def _keep_up(self) -> None:
-        said = ""
+        said = Once()
         while True:
             try:
                 await self._link.run()
             except LinkRefused as error:
-                if str(error) != said:
+                if said.is_new(str(error)):
                     log.error("%s; readings over HTTP are answered with 503", error)  # noqa: TRY400 - for people
-                said = str(error)
             await asyncio.sleep(REFUSED_RETRY_SECONDS)
 
     def without_unknown_fields(self, kind: Kind, reading: dict[str, Any]) -> dict[str, Any]:

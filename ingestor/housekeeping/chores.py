@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 import psycopg
 
 from config.backoff import backoff_seconds
+from config.seldom import Once
 from ingestor.clocks import ClockDoubtError
 from ingestor.housekeeping.blockers import blockers_of
 from postgres.connecting import Session, connect
@@ -65,7 +66,7 @@ class OverdueError(Exception):
 async def keep_doing(chore: Chore, *, conninfo: str, label: str, books: ChoreBooks) -> None:
     """Round after round, until cancelled. `label` is the database's name in the log."""
     clock = asyncio.get_running_loop().time
-    failures, said = 0, ""
+    failures, said = 0, Once()
     told: set[int] = set()
     while True:
         started = clock()
@@ -74,13 +75,14 @@ async def keep_doing(chore: Chore, *, conninfo: str, label: str, books: ChoreBoo
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the next round comes
             failures += 1
             books.chore_failed(chore.name)
-            said = _tell(chore, error, label, said)
+            _tell(chore, error, label, said)
             await asyncio.sleep(backoff_seconds(failures, least=RETRY_SECONDS_MIN, most=RETRY_SECONDS_MAX))
             continue
         books.chore_done(chore.name, time.time())
         if failures:
             logger.info("%s: works again", chore.name)
-            failures, said = 0, ""
+            failures = 0
+            said.forget()
             told.clear()
         took = clock() - started
         await asyncio.sleep(took if more else max(chore.every_seconds, REST_FACTOR * took))
@@ -126,8 +128,8 @@ async def _name_blockers(chore: Chore, conninfo: str, pid: int, told: set[int]) 
                 logger.warning("%s: waits for %s", chore.name, blocker)
 
 
-def _tell(chore: Chore, error: Exception, label: str, said: str) -> str:
-    """Log a problem unless it is the one that was `said` last; the result is what is said now."""
+def _tell(chore: Chore, error: Exception, label: str, said: Once) -> None:
+    """Log a problem unless it is the one that was `said` last."""
     if isinstance(error, psycopg.Error):
         problem = explain(error, label)
     elif isinstance(error, OverdueError | OSError):
@@ -136,9 +138,8 @@ def _tell(chore: Chore, error: Exception, label: str, said: str) -> str:
         problem = "the clocks disagree, so nothing is deleted by time"
     else:
         problem = repr(error)
-        if problem != said:
+        if said.is_new(problem):
             logger.error("%s: a fault of wattline; trying again", chore.name, exc_info=error)
-        return problem
-    if problem != said:
+        return
+    if said.is_new(problem):
         logger.warning("%s: %s; trying again", chore.name, problem)
-    return problem

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from config.seldom import Seldom
 from ingestor.batch import Rejection
-from ingestor.seldom import Seldom
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from ingestor.batch import Batch, Rejection
 from ingestor.decode import Decoder
 from ingestor.rejected.limit import KeepLimit
 from ingestor.rejected.spool import Spool, from_line
-from ingestor.seldom import Seldom
 from telemetry.rules import Rules
 
 TOPIC = "v1/telemetry/meter/M"
@@ -107,11 +106,3 @@ def test_a_spool_is_bounded_and_read_back(tmp_path: Path) -> None:
 def test_a_spool_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert asyncio.run(Spool(tmp_path / "file" / "spool").keep([Rejection("t", b"", "too_old", "", NOW)])) == 0
-
-
-def test_what_happens_again_and_again_is_said_once_a_minute() -> None:
-    now = 0.0
-    seldom = Seldom(clock=lambda: now)
-    assert [seldom.due("a", 2), seldom.due("a", 3), seldom.due("b")] == [2, 0, 1]
-    now = 60.0
-    assert seldom.due("a") == 4
