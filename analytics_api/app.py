@@ -18,7 +18,7 @@ from analytics_api.http.access import GuardedApp, RulesInForce
 from analytics_api.http.errors import EXCEPTION_HANDLERS
 from analytics_api.http.metrics import MeasuredApp, build_registry
 from analytics_api.live import page, stream
-from analytics_api.readings import gateway, history, lists, status
+from analytics_api.readings import annulments, gateway, history, lists, status
 from config.settings import Settings
 from serving.room import Room
 
@@ -51,6 +51,7 @@ def create_app(settings: Settings, access: RulesInForce, room: Room) -> Starlett
             *performance.routes(database, convention),
             *fleet.routes(database, convention),
             *links.routes(database),
+            *annulments.routes(database),
             *probes.routes(database, registry),
             *stream.routes(live),
             *page.routes(convention),

@@ -12,7 +12,7 @@ from telemetry.kinds import Kind
 
 TEXT_CHARACTERS_MAX = 500
 Text: TypeAlias = Annotated[
-    str, StringConstraints(pattern=rf"^[^\x00-\x1f\x7f]{{1,{TEXT_CHARACTERS_MAX}}}$", strip_whitespace=True)
+    str, StringConstraints(pattern=rf"^[^\x00-\x20\x7f][^\x00-\x1f\x7f]{{0,{TEXT_CHARACTERS_MAX - 1}}}$")
 ]
 """A reason, or somebody's name: one line for people."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 
+from ingestor.schema.api_role import provide_api_role
 from ingestor.schema.migrate import migrate
 from postgres.connecting import connect
 from tests.backends import Database
@@ -40,11 +41,12 @@ class VehicleRow:
 
 
 def prepare(url: str) -> None:
-    """The schema, and one partition for readings of any day."""
+    """The schema and the rights to it, and one partition for readings of any day."""
 
     async def migrated() -> None:
-        async with await connect(url) as connection:
+        async with await connect(url, autocommit=True) as connection:
             await migrate(connection)
+            await provide_api_role(connection)
 
     asyncio.run(migrated())
     with psycopg.connect(url, autocommit=True) as connection:

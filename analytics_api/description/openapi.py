@@ -17,6 +17,7 @@ from analytics_api.description import schemas
 from analytics_api.description.operations import (
     ANALYTICS,
     JSON,
+    LEDGER,
     LINKS,
     OPERATIONS,
     SERVICE,
@@ -65,7 +66,7 @@ def document() -> bytes:
                 "description": "Energy telemetry of smart meters (AC) and vehicles (DC): readings in, answers out.",
             },
             "servers": [{"url": "./"}],  # beside this description, also where a proxy serves both below a path
-            "tags": [{"name": name} for name in (TELEMETRY, ANALYTICS, LINKS, SERVICE)],
+            "tags": [{"name": name} for name in (TELEMETRY, ANALYTICS, LINKS, LEDGER, SERVICE)],
             "paths": paths,
             "components": {
                 "securitySchemes": {

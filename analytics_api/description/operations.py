@@ -13,10 +13,11 @@ from pydantic import BaseModel, TypeAdapter
 
 from analytics_api.analytics.fleet import ORDERS, SORTS
 from analytics_api.analytics.links import LinkBody
-from analytics_api.description import pair_schemas, schemas
+from analytics_api.description import ledger_schemas, pair_schemas, schemas
 from analytics_api.description.kind_schemas import MODELS
 from analytics_api.http.cursors import CURSOR_CHARACTERS_MAX
 from analytics_api.http.parameters import HOURS_DEFAULT, HOURS_MAX, LIMIT_DEFAULT, LIMIT_MAX
+from analytics_api.readings.annulments import ID_MAX, AnnulmentBody, KindName, RestoreBody
 from analytics_api.readings.lists import STALE_SECONDS_MAX
 from telemetry.kinds import KINDS, VEHICLE, Kind
 from telemetry.readings import DeviceId, Timestamp
@@ -87,6 +88,14 @@ SILENT = Parameter(
 SORT = Parameter("sort", {"enum": list(SORTS), "default": next(iter(SORTS))}, "What the table is sorted by")
 ORDER = Parameter("order", {"enum": list(ORDERS), "default": ORDERS[0]}, "Rising or falling; who has no value is last")
 
+OF_KIND = Parameter("kind", TypeAdapter(KindName).json_schema(), "Only annulments of this kind of reading")
+OF_DEVICE = Parameter("deviceId", TypeAdapter(DeviceId).json_schema(), "Only annulments of this device")
+ANNULMENT_ID = Parameter("annulmentId", {**_WHOLE, "maximum": ID_MAX}, "The number of the annulment", "path")
+
+_ANNULMENT = {
+    "deviceId": "METER-001", "from": "2026-01-31T14:00:00Z", "to": "2026-01-31T15:00:00Z",
+    "reason": "firmware 2.1 sent Wh", "by": "Ada",
+}  # fmt: skip
 _LINK = {"meterId": "METER-001", "validFrom": "2026-01-31T14:00:00Z"}
 
 _READ = (503,)
@@ -95,7 +104,7 @@ _WRITE = (408, 413, 415, 503)
 _CSV = "A header line with the JSON names, then a line for each row"
 _EVENTS = "Events `fleet` (once a second), `problem` and `skipped`, each with JSON in `data`; it does not end"
 
-TELEMETRY, ANALYTICS, LINKS, SERVICE = "Telemetry", "Analytics", "Links", "Service"
+TELEMETRY, ANALYTICS, LINKS, LEDGER, SERVICE = "Telemetry", "Analytics", "Links", "Annulled readings", "Service"
 
 
 def _device(kind: Kind) -> Parameter:
@@ -163,6 +172,19 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "get", "/v1/vehicles/{vehicleId}/meters", LINKS, "The meters of a vehicle, oldest first",
         {JSON: pair_schemas.MeterLinkList}, (VEHICLE_ID,), errors=_READ_ONE,
+    ),
+    Operation(
+        "post", "/v1/readings/annulments", LEDGER, "Take readings out of every answer",
+        {JSON: ledger_schemas.AnnulledAnswer}, (), AnnulmentBody, errors=(*_WRITE, 404, 409), example=_ANNULMENT,
+    ),
+    Operation(
+        "get", "/v1/readings/annulments", LEDGER, "Who annulled what and why, newest first",
+        {JSON: ledger_schemas.AnnulmentPage}, (OF_KIND, OF_DEVICE, LIMIT, CURSOR), errors=_READ,
+    ),
+    Operation(
+        "post", "/v1/readings/annulments/{annulmentId}/restore", LEDGER, "Put annulled readings back",
+        {JSON: ledger_schemas.RestoredAnswer}, (ANNULMENT_ID,), RestoreBody, errors=(*_WRITE, 404, 409),
+        example={"by": "Ada"},
     ),
     Operation("get", "/healthz", SERVICE, "The process lives", {JSON: schemas.AliveAnswer}, guarded=False),
     Operation(

@@ -133,12 +133,14 @@ def sensible(case: Case) -> None:
 
 
 def make_recent(item: dict[str, object]) -> None:
-    """Readings are of the last 30 days, and a link ends after it began; links of one second do not collide."""
+    """Readings are of the last 30 days; links and stretches end after they began, and are too short to collide."""
     moment = NOW - timedelta(days=1) + timedelta(seconds=2 * next(_moments))
     if "timestamp" in item:
         item["timestamp"] = stamp(moment)
     if "validFrom" in item:
         item["validFrom"] = stamp(moment)
+    if "from" in item:
+        item |= {"from": stamp(moment), "to": stamp(moment + timedelta(seconds=1))}
     if item.get("validTo") is not None:
         item["validTo"] = stamp(moment + timedelta(seconds=1))
 
