@@ -173,13 +173,14 @@ class Backlog:
     def settled(self, batch: Batch, later: Mapping[str, list[Row]]) -> None:
         """The batch that was out is stored, but for the rows in `later`, which are held until a lock is free."""
         self._writing = None
-        if batch.rest_of is None:
+        if batch.waits_its_turn:
             self._owed.append(batch)
         if later:
             self._held.append(batch.rest(later))
         else:
-            (batch.rest_of or batch).settled = True
-            if batch.rest_of is not None:
+            for done in (*batch.rest_of, batch):
+                done.settled = True
+            if batch.rest_of:
                 self._held_until = 0.0
                 if not self._held:
                     logger.info("the readings that waited for a lock are stored")
@@ -190,9 +191,8 @@ class Backlog:
     def deliver_again(self, batch: Batch, why: str) -> None:
         """Nothing of the batch that was out is acknowledged: the broker delivers its messages once more."""
         self._writing = None
-        if batch.rest_of is not None:
-            self._owed.remove(batch.rest_of)
-            batch.rest_of.settled = False
+        for waiting in batch.rest_of:
+            self._owed.remove(waiting)
         if self._channel is not None:
             self._channel.deliver_again(why)
         self._acknowledge()

@@ -75,8 +75,8 @@ class Batch:
     """Somebody holds a lock on some of its rows, or of those before it: leave out what is locked, and do not wait."""
     settled: bool = False
     """Nothing of it waits any more, so that it can be acknowledged."""
-    rest_of: Batch | None = None
-    """The batch that these rows were left out of: it is acknowledged when they are stored."""
+    rest_of: tuple[Batch, ...] = ()
+    """The batches that these rows were left out of: they are settled when these are stored."""
     timeouts: int = 0
     """Attempts that were given up because the server did not answer."""
     quarantine_strikes: int = 0
@@ -95,6 +95,11 @@ class Batch:
     def readings(self) -> int:
         """Readings in the books as pending while this batch is not committed."""
         return self.rows_in_all + self.refusals.total()
+
+    @property
+    def waits_its_turn(self) -> bool:
+        """Whether it is acknowledged itself. Rows that were left out are not, until others with messages join them."""
+        return not self.rest_of or bool(self.acknowledgements)
 
     def halves(self) -> list[Batch]:
         """Its rows in two batches without anything else; it has two rows or more."""
@@ -115,7 +120,7 @@ class Batch:
             may_be_stored=True,
             careful=True,
             blocked=True,
-            rest_of=self.rest_of or self,
+            rest_of=(*self.rest_of, self) if self.waits_its_turn else self.rest_of,
         )
 
     def absorb(self, later: Batch) -> None:
