@@ -174,6 +174,12 @@ class Decoder:
         batch.received += sum(received.readings.values())
         return received
 
+    def alone(self, topic: str, payload: bytes, now: float) -> Batch:
+        """A message that is not of the broker's, as a batch of its own."""
+        batch = Batch()
+        self.decode([cast("mqtt5.PublishPacket", _Kept(topic, payload))], batch, now)
+        return batch
+
     def judge_again(self, batch: Batch, now: float) -> None:
         """Take in what a clock refused and this `now` does not; the books of the batch stay balanced.
 
@@ -183,9 +189,8 @@ class Decoder:
         judge = Decoder(self._rules, keep_limit=KEEP_NONE)
         taken = 0
         for rejection in before:
-            again = Batch()
-            if rejection.code in CLOCK_CODES:
-                judge.decode([cast("mqtt5.PublishPacket", _Kept(rejection.topic, rejection.payload))], again, now)
+            is_clocks = rejection.code in CLOCK_CODES
+            again = judge.alone(rejection.topic, rejection.payload, now) if is_clocks else Batch()
             if again.rows_in_all:
                 for kind, rows in again.rows.items():
                     batch.rows[kind] += rows

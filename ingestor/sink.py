@@ -114,10 +114,19 @@ class _Backend:
 class Sink:
     """Writes batches, one at a time, over one connection that it opens when needed."""
 
-    def __init__(self, conninfo: str, *, timeout_seconds: float = 60.0, bound: ByteBound | None = None) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        timeout_seconds: float = 60.0,
+        bound: ByteBound | None = None,
+        keeps_refusals: bool = True,
+    ) -> None:
+        """`keeps_refusals`: what is refused goes to quarantine; else it is only handed back."""
         self._conninfo = conninfo
         self._timeout_seconds = timeout_seconds
         self._bound = bound or ByteBound(2**62)
+        self._keeps_refusals = keeps_refusals
         self._connection: Session | None = None
         self._backend: _Backend | None = None
         self._left: _Backend | None = None
@@ -233,7 +242,7 @@ class Sink:
     async def _quarantine(
         self, connection: Session, batch: Batch, rejections: list[Rejection], outcome: Outcome
     ) -> None:
-        if not rejections:
+        if not rejections or not self._keeps_refusals:
             return
         if batch.quarantine_strikes >= QUARANTINE_STRIKES_MAX:
             outcome.kept.add(Kept(lost=rejections, why="every attempt to write it ends the session"))

@@ -6,35 +6,33 @@ import argparse
 import asyncio
 import logging
 import os
-import secrets
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import get_args
 
 import psycopg
-from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
 
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
-from ingestor.rejected.listing import SHOWN_BYTES, as_json, as_text
+from ingestor.batch import Rejection
+from ingestor.rejected.listing import SHOWN_BYTES, as_json, as_text, printable
 from ingestor.rejected.quarantine import Choice, newest
-from ingestor.rejected.replay import Outcome, publish_all, rehearse, replay
+from ingestor.rejected.replay import Fate, Replay, Verdict, clock_of, rehearse, replay_chosen
 from ingestor.rejected.spool import from_line
-from mqtt.errors import LinkError
-from mqtt.link import Link, LinkOptions
-from postgres.connecting import connect
+from postgres.connecting import Session, connect
 from postgres.words import explain
+from telemetry.moments import FORM, moment
 from telemetry.readings import ReasonCode
+from telemetry.rules import Rules
 
 OK, FAILED = 0, 1
 LIST_MAX = 1000
 IDS_SHOWN_MAX = 20
 ID_MAX = 2**63 - 1
 WHOLE_BYTES = 2**31 - 1
-CONNECT_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -46,20 +44,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument(
         "--limit", type=_number(LIST_MAX), default=20, metavar="N", help=f"how many, 1-{LIST_MAX} (default %(default)s)"
     )
-    _add_code(listing, "only those refused for this reason")
+    _add_filters(listing)
     listing.add_argument("--json", action="store_true", help="one JSON object a line, with the whole kept payload")
     replaying = actions.add_parser(
         "replay",
-        help="publish them again",
-        description="Publish refused messages again, to their own topics, oldest first. "
-        "A reading that is stored already is not stored twice. "
-        "What was cut when it was kept (payloads of more than 1 MB, topics of more than 1,000 bytes) is skipped.",
+        help="judge and store them again",
+        description="Judge refused messages again, oldest first, and store what is valid now, by the settings of this "
+        "command and the database's clock. It says what became of each: stored, repeated (it was stored already), in "
+        "conflict, or refused again. What was cut when it was kept (payloads of more than 1 MB, topics of more than "
+        "1,000 bytes) is skipped. Exit status 1 if one is not stored.",
     )
-    which = replaying.add_mutually_exclusive_group(required=True)
+    replaying.set_defaults(usage_error=replaying.error)
+    _add_filters(replaying)
+    which = replaying.add_mutually_exclusive_group()
     which.add_argument(
         "--id", type=_number(ID_MAX), nargs="+", metavar="N", help="these, even if they were replayed before"
     )
-    _add_code(which, "all that were refused for this reason and not replayed yet")
     which.add_argument("--all", action="store_true", help="all that were not replayed yet")
     which.add_argument(
         "--file",
@@ -71,10 +71,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0; 1 if the database or the broker is away, or a message could not be published."""
-    settings = load_settings(
-        beside_up=True, data_dir=args.data_dir, publishes=args.action == "replay" and not args.dry_run
-    )
+    """Exit status 0; 1 if the database is away, or a message could not be stored."""
+    if args.action == "replay":
+        filtered = _choice(args) != Choice()
+        if args.file is not None and filtered:
+            args.usage_error("--file is replayed whole; it goes with no other choice")
+        if args.file is None and not filtered and not args.all:
+            args.usage_error(
+                "say which: --all, --file, or any of --id, --code, --device, --topic-prefix, --since, --until"
+            )
+    settings = load_settings(beside_up=True, data_dir=args.data_dir)
     configure_logging(settings.log_level, settings.log_format)
     try:
         return asyncio.run(_list(args, settings) if args.action == "list" else _replay(args, settings))
@@ -82,8 +88,6 @@ def run(args: argparse.Namespace) -> int:
         log.error("%s has no quarantine yet; run wattline migrate", settings.database_label)  # noqa: TRY400 - one line
     except psycopg.Error as error:
         log.error("%s", explain(error, settings.database_label))  # noqa: TRY400 - same
-    except LinkError as error:
-        log.error("%s", error)  # noqa: TRY400 - same
     except BrokenPipeError:
         # `| head` has read what it wants; Python flushes once more at exit, and must find an open door.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _list(args: argparse.Namespace, settings: Settings) -> int:
     async with await _connect(settings) as connection:
-        found = await newest(connection, args.limit, args.code, WHOLE_BYTES if args.json else SHOWN_BYTES)
+        found = await newest(connection, args.limit, _choice(args), WHOLE_BYTES if args.json else SHOWN_BYTES)
     _say(as_json(refused) if args.json else as_text(refused) for refused in found)
     if not found:
         log.info("nothing in quarantine%s", f" with code {args.code}" if args.code else "")
@@ -103,17 +107,24 @@ async def _list(args: argparse.Namespace, settings: Settings) -> int:
 async def _replay(args: argparse.Namespace, settings: Settings) -> int:
     if args.file is not None:
         return await _replay_file(args, settings)
-    choice = Choice(args.id, args.code)
-    async with await _connect(settings) as connection:
+    choice = _choice(args)
+    async with await _connect(settings) as session:
         if args.dry_run:
-            outcome = await rehearse(connection, choice)
-        else:
-            async with _link(settings) as link:
-                await link.wait_connected(CONNECT_SECONDS)
-                outcome = await replay(connection, link, choice)
-    unknown = sorted(set(args.id or ()).difference(outcome.replayed, outcome.cut, outcome.failed))
-    _say(_report(outcome, unknown, dry_run=args.dry_run))
-    return FAILED if outcome.failed or unknown else OK
+            counts = await rehearse(session, choice)
+            _say([f"would replay {counts[None]:,}, skipped {counts['cut']:,}"])
+            return OK
+        tally, seen = Counter[Fate](), set[int]()
+        async with _replaying(settings, keeps_refusals=False) as replay:
+            try:
+                async for number, verdict in replay_chosen(session, replay, choice):
+                    seen.add(number)
+                    tally[verdict.fate] += 1
+                    _say([_told(str(number), verdict)])
+            finally:
+                if unknown := sorted(set(args.id or ()) - seen):
+                    _say([f"not in quarantine (any more), or not reached: {_ids(unknown)}"])
+                _say([_summary(tally)])
+    return OK if not unknown and not _unsettled(tally) else FAILED
 
 
 async def _replay_file(args: argparse.Namespace, settings: Settings) -> int:
@@ -124,34 +135,60 @@ async def _replay_file(args: argparse.Namespace, settings: Settings) -> int:
         log.error("%s: %s", args.file, getattr(error, "strerror", None) or error)  # noqa: TRY400 - one line
         return FAILED
     if args.dry_run:
-        _say([f"would replay {len(messages)}, skipped 0, failed 0"])
+        _say([f"would replay {len(messages):,}, skipped 0"])
         return OK
-    async with _link(settings) as link:
-        await link.wait_connected(CONNECT_SECONDS)
-        errors = await publish_all(link, messages)
-    failed = Counter(str(error) for error in errors if error is not None)
-    if not failed:
+    tally, lost = Counter[Fate](), 0
+    async with await _connect(settings) as session, _replaying(settings, keeps_refusals=True) as replay:
+        for number, message in enumerate(messages, 1):
+            verdict = await replay.judge(*message, await clock_of(session))
+            tally[verdict.fate] += 1
+            lost += not verdict.kept
+            _say([_told(f"line {number}", verdict)])
+    if not lost and not tally["locked"]:
         args.file.rename(f"{args.file}.replayed")
-    _say(f"{count} not published: {reason}" for reason, count in failed.most_common())
-    _say([f"replayed {len(messages) - failed.total()}, skipped 0, failed {failed.total()}"])
-    return FAILED if failed else OK
+    _say([_summary(tally)])
+    return FAILED if _unsettled(tally) else OK
 
 
-def _link(settings: Settings) -> Link:
-    return Link(LinkOptions.from_settings(settings, client_id=f"wattline-rejected-{secrets.token_hex(4)}"))
+@asynccontextmanager
+async def _replaying(settings: Settings, *, keeps_refusals: bool) -> AsyncIterator[Replay]:
+    replay = Replay(
+        settings.database_conninfo,
+        Rules.from_settings(settings),
+        timeout_seconds=settings.flush_timeout_seconds,
+        keeps_refusals=keeps_refusals,
+    )
+    try:
+        yield replay
+    finally:
+        await replay.close()
 
 
-def _report(outcome: Outcome, unknown: list[int], *, dry_run: bool) -> Iterable[str]:
-    if outcome.cut:
-        yield f"skipped, only a part of them was kept: {_ids(outcome.cut)}"
-    if unknown:
-        yield f"not in quarantine (any more): {_ids(unknown)}"
-    for reason, count in outcome.reasons.most_common():
-        yield f"{count} not published: {reason}"
-    if outcome.lost is not None:
-        yield "ended early; run it again to go on from there"
-    would = "would replay" if dry_run else "replayed"
-    yield f"{would} {len(outcome.replayed)}, skipped {len(outcome.cut)}, failed {len(outcome.failed) + len(unknown)}"
+def _told(which: str, verdict: Verdict) -> str:
+    match verdict:
+        case Verdict("cut"):
+            return f"{which}  skipped: only a part of it was kept"
+        case Verdict("locked"):
+            return f"{which}  not stored: somebody holds a lock that it needs; replay it again later"
+        case Verdict(fate, Rejection() as refusal):
+            return f"{which}  {fate}: {refusal.code}: {printable(refusal.reason)}"
+        case _:
+            return f"{which}  {verdict.fate}"
+
+
+def _summary(tally: Counter[Fate]) -> str:
+    return (
+        f"stored {tally['stored']:,}, repeated {tally['repeated']:,}, in conflict {tally['in conflict']:,}, "
+        f"refused again {tally['refused again']:,}, skipped {tally['cut']:,}, locked {tally['locked']:,}"
+    )
+
+
+def _unsettled(tally: Counter[Fate]) -> int:
+    return tally["in conflict"] + tally["refused again"] + tally["locked"]
+
+
+def _choice(args: argparse.Namespace) -> Choice:
+    return Choice(getattr(args, "id", None), args.code, args.device, args.topic_prefix, args.since, args.until)
 
 
 def _ids(ids: list[int]) -> str:
@@ -159,7 +196,7 @@ def _ids(ids: list[int]) -> str:
     return ", ".join(map(str, ids[:IDS_SHOWN_MAX])) + (f" and {more} more" if more > 0 else "")
 
 
-async def _connect(settings: Settings) -> AsyncConnection[TupleRow]:
+async def _connect(settings: Settings) -> Session:
     return await connect(settings.database_conninfo, autocommit=True, application_name="wattline rejected")
 
 
@@ -169,9 +206,15 @@ def _say(lines: Iterable[str]) -> None:
     sys.stdout.flush()
 
 
-def _add_code(parser: argparse._ActionsContainer, text: str) -> None:
+def _add_filters(parser: argparse.ArgumentParser) -> None:
     codes = get_args(ReasonCode)
-    parser.add_argument("--code", choices=codes, metavar="CODE", help=f"{text}: {', '.join(codes)}")
+    parser.add_argument(
+        "--code", choices=codes, metavar="CODE", help=f"only those refused for this reason: {', '.join(codes)}"
+    )
+    parser.add_argument("--device", metavar="ID", help="only those whose topic ends with this id")
+    parser.add_argument("--topic-prefix", metavar="TEXT", help="only those whose topic begins so")
+    parser.add_argument("--since", type=moment, metavar="TIME", help=f"only those received from then on ({FORM})")
+    parser.add_argument("--until", type=moment, metavar="TIME", help="only those received before")
 
 
 def _number(most: int) -> Callable[[str], int]:

@@ -16,13 +16,14 @@ SHOWN_BYTES = 160  # of a payload, in text
 
 def as_text(refused: Refused) -> str:
     """Three lines: what and when, why, and the start of the payload."""
-    replayed = "" if refused.replayed_at is None else f"  replayed {_time(refused.replayed_at)}"
+    fate = "" if refused.refused_again_at is None else f"  refused again {_time(refused.refused_again_at)}"
+    fate += "" if refused.replayed_at is None else f"  replayed {_time(refused.replayed_at)}"
     shown = refused.payload[:SHOWN_BYTES]
     rest = refused.payload_bytes - len(shown)
     more = "" if not rest else f" ... and {rest:,} bytes more"
     cut = " (cut: cannot be replayed)" if refused.cut else ""
     return (
-        f"{refused.id}  {_time(refused.received_at)}  {refused.reason_code}  {printable(refused.topic)}{replayed}\n"
+        f"{refused.id}  {_time(refused.received_at)}  {refused.reason_code}  {printable(refused.topic)}{fate}\n"
         f"    {printable(refused.reason)}\n"
         f"    {printable(shown.decode('utf-8', 'backslashreplace')) or '(empty)'}{more}{cut}"
     )
@@ -42,6 +43,7 @@ def as_json(refused: Refused) -> str:
             "code": refused.reason_code,
             "reason": refused.reason,
             "replayedAt": refused.replayed_at and _time(refused.replayed_at),
+            "refusedAgainAt": refused.refused_again_at and _time(refused.refused_again_at),
             "payloadBytes": refused.payload_bytes,
             "cut": refused.cut,
             **payload,

@@ -1,17 +1,19 @@
 """The quarantine as its commands read it: refused messages, newest first to look at, oldest first to replay.
 
-It changes nothing but `replayed_at`.
+It changes nothing but what became of a replay.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import LiteralString
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow, class_row
+
+from ingestor.rejected.store import as_kept
 
 # Half a second of a remote broker's round trips at most; of large payloads as many as make CHUNK_BYTES, and one more.
 CHUNK_ROWS, CHUNK_BYTES = 100, 8_000_000
@@ -19,21 +21,30 @@ CHUNK_ROWS, CHUNK_BYTES = 100, 8_000_000
 ONCE_CUT_TO = 65_536
 
 _COLUMNS: LiteralString = f"""
-    id, received_at, topic, reason_code, reason, replayed_at,
+    id, received_at, topic, reason_code, reason, replayed_at, refused_again_at,
     coalesce(payload_bytes, octet_length(payload)) AS payload_bytes,
     CASE
         WHEN payload_bytes IS NULL THEN octet_length(payload) = {ONCE_CUT_TO}
         ELSE payload_bytes <> octet_length(payload) OR topic_bytes <> octet_length(topic)
     END AS cut
 """
+# Each where it is asked for. The id of a device is what its topic ends with.
+_WHERE: LiteralString = """
+    (%(ids)s::bigint[] IS NULL OR id = ANY(%(ids)s))
+    AND (%(code)s::text IS NULL OR reason_code = %(code)s)
+    AND (%(device)s::text IS NULL OR right(topic, length(%(device)s::text) + 1) = '/' || %(device)s::text)
+    AND (%(topic_prefix)s::text IS NULL OR starts_with(topic, %(topic_prefix)s))
+    AND (%(since)s::timestamptz IS NULL OR received_at >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR received_at < %(until)s)
+"""
 _NEWEST: LiteralString = f"""
     SELECT {_COLUMNS}, substring(payload FROM 1 FOR %(bytes)s) AS payload
     FROM rejected_messages
-    WHERE %(code)s::text IS NULL OR reason_code = %(code)s
+    WHERE {_WHERE}
     ORDER BY received_at DESC, id DESC
     LIMIT %(limit)s
 """  # noqa: S608 - put together from constants
-# Up to the newest id at the start: a replayed message that is refused again comes back under a newer one.
+# Up to the newest id at the start: what is refused meanwhile is not a part of this.
 _CHOSEN: LiteralString = f"""
     WITH chosen AS (
         SELECT id, sum(octet_length(payload)) OVER (ORDER BY id) - octet_length(payload) AS bytes_before
@@ -41,8 +52,8 @@ _CHOSEN: LiteralString = f"""
         WHERE id IN (
             SELECT id FROM rejected_messages
             WHERE id > %(after)s AND id <= %(last)s
-                AND (id = ANY(%(ids)s) OR %(ids)s::bigint[] IS NULL AND replayed_at IS NULL)
-                AND (%(code)s::text IS NULL OR reason_code = %(code)s)
+                AND (%(ids)s::bigint[] IS NOT NULL OR replayed_at IS NULL)
+                AND {_WHERE}
             ORDER BY id
             LIMIT %(limit)s
         )
@@ -53,7 +64,11 @@ _CHOSEN: LiteralString = f"""
     ORDER BY id
 """  # noqa: S608 - put together from constants
 _LAST = "SELECT coalesce(max(id), 0) FROM rejected_messages"
-_REPLAYED = "UPDATE rejected_messages SET replayed_at = now() WHERE id = ANY(%s)"
+_REPLAYED = "UPDATE rejected_messages SET replayed_at = now() WHERE id = %s"
+_REFUSED_AGAIN = """
+    UPDATE rejected_messages SET replayed_at = NULL, refused_again_at = now(), reason_code = %s, reason = %s
+    WHERE id = %s
+"""
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,8 @@ class Refused:
     reason_code: str
     reason: str
     replayed_at: datetime | None
+    """When it was found stored; None: it waits, though it may have been refused again."""
+    refused_again_at: datetime | None
     payload_bytes: int
     """How many bytes came."""
     cut: bool
@@ -75,18 +92,25 @@ class Refused:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which messages to replay: those named by id, else all not replayed yet, of one reason code or of all."""
+    """Which messages: those to which all of this applies that is not None. To replay are only those that were not
+    replayed yet, unless they are named by id.
+    """
 
-    ids: Sequence[int] | None = None
+    ids: list[int] | None = None
     code: str | None = None
+    device: str | None = None
+    topic_prefix: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    """Received in [since, until)."""
 
 
 async def newest(
-    connection: AsyncConnection[TupleRow], limit: int, code: str | None, payload_bytes: int
+    connection: AsyncConnection[TupleRow], limit: int, choice: Choice, payload_bytes: int
 ) -> list[Refused]:
-    """The `limit` newest, with at most `payload_bytes` of each payload."""
+    """The `limit` newest of those chosen, with at most `payload_bytes` of each payload."""
     async with connection.cursor(row_factory=class_row(Refused)) as cursor:
-        await cursor.execute(_NEWEST, {"limit": limit, "code": code, "bytes": payload_bytes})
+        await cursor.execute(_NEWEST, {**asdict(choice), "limit": limit, "bytes": payload_bytes})
         return await cursor.fetchall()
 
 
@@ -97,13 +121,8 @@ async def chosen(connection: AsyncConnection[TupleRow], choice: Choice) -> Async
     after = 0
     while True:
         async with connection.cursor(row_factory=class_row(Refused)) as chunks:
-            parameters = {
-                "ids": choice.ids and list(choice.ids),
-                "code": choice.code,
-                "limit": CHUNK_ROWS,
-                "bytes": CHUNK_BYTES,
-            }
-            await chunks.execute(_CHOSEN, {**parameters, "after": after, "last": last})
+            bounds = {"after": after, "last": last, "limit": CHUNK_ROWS, "bytes": CHUNK_BYTES}
+            await chunks.execute(_CHOSEN, {**asdict(choice), **bounds})
             chunk = await chunks.fetchall()
         if not chunk:
             return
@@ -111,6 +130,11 @@ async def chosen(connection: AsyncConnection[TupleRow], choice: Choice) -> Async
         after = chunk[-1].id
 
 
-async def mark_replayed(connection: AsyncConnection[TupleRow], ids: Sequence[int]) -> None:
-    """The broker has these again."""
-    await connection.execute(_REPLAYED, [list(ids)])
+async def mark_replayed(connection: AsyncConnection[TupleRow], number: int) -> None:
+    """Every reading of a message is stored."""
+    await connection.execute(_REPLAYED, [number])
+
+
+async def mark_refused_again(connection: AsyncConnection[TupleRow], number: int, code: str, reason: str) -> None:
+    """A message was refused once more, for a reason that may be another one."""
+    await connection.execute(_REFUSED_AGAIN, [code, as_kept(reason), number])

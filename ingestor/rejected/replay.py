@@ -1,76 +1,111 @@
-"""Publishes refused messages once more, to their own topics, after whatever refused them was put right.
+"""Refused messages judged and stored once more, after whatever refused them was put right.
 
-A message counts as replayed only when the broker has acknowledged it with success. Killed in between, it is replayed
-again by the next run, which is harmless: a reading is stored once.
+Not by way of the broker: whoever publishes is told that the broker has a message, never what became of it, and what is
+refused again would lie in quarantine a second time. So a message goes the ingestor's own way from here on: its decoder
+and its sink, a transaction for each. Killed in between, it is replayed again by the next run, which finds it repeated.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
 
-from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
+from config.backoff import backoff_seconds
+from ingestor.batch import Batch, Rejection
+from ingestor.decode import Decoder
+from ingestor.rejected.limit import KeepLimit
+from ingestor.rejected.quarantine import Choice, chosen, mark_refused_again, mark_replayed
+from ingestor.sink import Outcome, Sink
+from postgres.connecting import Session
+from telemetry.rules import Rules
 
-from ingestor.rejected.quarantine import CHUNK_ROWS, Choice, chosen, mark_replayed
-from mqtt.errors import LinkError, LinkLost
-from mqtt.link import Link
+Fate = Literal["stored", "repeated", "in conflict", "refused again", "locked", "cut"]
+"""What became of a message; where its readings fared differently, the worst of it. `locked`: not stored yet, somebody
+holds a lock that it needs. `cut`: only a part of it was kept, so it was not tried.
+"""
 
+# The first attempts may be what it takes to find a culprit, or to pass a deadlock by.
+ATTEMPTS = 4
+RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.1, 1.0
 
-@dataclass
-class Outcome:
-    """What became of the chosen messages, by id; `failed` says why, in the broker's words."""
-
-    replayed: list[int] = field(default_factory=list)
-    cut: list[int] = field(default_factory=list)
-    failed: list[int] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)
-    lost: LinkError | None = None
-    """Set when the link was lost, which ended the replay early."""
-
-
-async def rehearse(connection: AsyncConnection[TupleRow], choice: Choice) -> Outcome:
-    """What `replay` would try, without a broker and without a trace."""
-    outcome = Outcome()
-    async for chunk in chosen(connection, choice):
-        outcome.cut += [refused.id for refused in chunk if refused.cut]
-        outcome.replayed += [refused.id for refused in chunk if not refused.cut]
-    return outcome
+_CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
-async def replay(connection: AsyncConnection[TupleRow], link: Link, choice: Choice) -> Outcome:
-    """Publish what `choice` names, oldest first. The connection must be in autocommit mode, the link connected."""
-    outcome = Outcome()
-    async for chunk in chosen(connection, choice):
-        whole = [refused for refused in chunk if not refused.cut]
-        outcome.cut += [refused.id for refused in chunk if refused.cut]
-        errors = await publish_all(link, [(refused.topic, refused.payload) for refused in whole])
-        answers = list(zip(whole, errors, strict=True))
-        acknowledged = [refused.id for refused, error in answers if error is None]
-        await mark_replayed(connection, acknowledged)
-        outcome.replayed += acknowledged
-        outcome.failed += [refused.id for refused, error in answers if error is not None]
-        outcome.reasons.update(str(error) for error in errors if error is not None)
-        outcome.lost = next((error for error in errors if isinstance(error, LinkLost)), None)
-        if outcome.lost is not None:
-            break
-    return outcome
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one message, and what is against it where it was not taken whole."""
+
+    fate: Fate
+    refusal: Rejection | None = None
+    kept: bool = True
+    """What is refused lies in quarantine."""
 
 
-async def publish_all(link: Link, messages: Sequence[tuple[str, bytes]]) -> list[LinkError | None]:
-    """Publish (topic, payload) pairs in portions; what went wrong with each, in the broker's words."""
-    errors: list[LinkError | None] = []
-    for start in range(0, len(messages), CHUNK_ROWS):
-        portion = messages[start : start + CHUNK_ROWS]
-        errors += await asyncio.gather(*(_publish(link, topic, payload) for topic, payload in portion))
-    return errors
+class Replay:
+    """Messages through the decoder and the sink of an ingestor, one at a time, by this set-up's rules."""
+
+    def __init__(self, conninfo: str, rules: Rules, *, timeout_seconds: float, keeps_refusals: bool) -> None:
+        """`keeps_refusals`: what is refused goes to quarantine, because it does not come from there."""
+        self._sink = Sink(conninfo, timeout_seconds=timeout_seconds, keeps_refusals=keeps_refusals)
+        self._decoder = Decoder(rules, keep_limit=KeepLimit(10**9))
+
+    async def close(self) -> None:
+        """End the session."""
+        await self._sink.close()
+
+    async def judge(self, topic: str, payload: bytes, now: float) -> Verdict:
+        """Store the readings of a message, as the rules are at `now` (seconds since 1970). Raises what PostgreSQL says
+        again and again.
+        """
+        batch = self._decoder.alone(topic, payload, now)
+        batch.may_be_stored = True
+        outcome = await self._stored(batch)
+        refused = [*batch.rejected, *outcome.refused]
+        if outcome.later:
+            return Verdict("locked")
+        if refused:
+            in_conflict = all(refusal.code == "conflict" for refusal in refused)
+            return Verdict("in conflict" if in_conflict else "refused again", refused[0], kept=not outcome.kept.lost)
+        return Verdict("stored" if sum(outcome.committed.values()) else "repeated")
+
+    async def _stored(self, batch: Batch) -> Outcome:
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return await self._sink.store(batch)
+            except Exception:  # noqa: BLE001 - the sink has noted what it learned, and looks closer next time
+                await asyncio.sleep(backoff_seconds(attempt, least=RETRY_SECONDS_MIN, most=RETRY_SECONDS_MAX))
+        return await self._sink.store(batch)
 
 
-async def _publish(link: Link, topic: str, payload: bytes) -> LinkError | None:
-    try:
-        await link.publish(topic, payload, qos=1)
-    except LinkError as error:
-        return error
-    return None
+async def clock_of(session: Session) -> float:
+    """The database's clock, in seconds since 1970: a command may run on a machine whose own nobody looks after."""
+    row = await (await session.execute(_CLOCK)).fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM has one row
+    return float(row[0])
+
+
+async def replay_chosen(session: Session, replay: Replay, choice: Choice) -> AsyncIterator[tuple[int, Verdict]]:
+    """Id and verdict of each message that `choice` names, oldest first, once its row says so, too.
+
+    The session must be in autocommit mode.
+    """
+    async for chunk in chosen(session, choice):
+        now = await clock_of(session)
+        for refused in chunk:
+            verdict = Verdict("cut") if refused.cut else await replay.judge(refused.topic, refused.payload, now)
+            if verdict.refusal is not None:
+                await mark_refused_again(session, refused.id, verdict.refusal.code, verdict.refusal.reason)
+            elif verdict.fate in ("stored", "repeated"):
+                await mark_replayed(session, refused.id)
+            yield refused.id, verdict
+
+
+async def rehearse(session: Session, choice: Choice) -> Counter[Fate | None]:
+    """How many messages would be tried (None), and how many are cut; without a trace."""
+    counts = Counter[Fate | None]()
+    async for chunk in chosen(session, choice):
+        counts.update("cut" if refused.cut else None for refused in chunk)
+    return counts

@@ -235,7 +235,7 @@ def _row(rejection: Rejection, *, smaller: bool) -> _Row:
     topic, payload = rejection.topic.encode("utf-8", "backslashreplace"), rejection.payload
     kept_topic = topic[:TOPIC_BYTES_MAX].decode("utf-8", "ignore")
     kept_payload = payload if len(payload) <= PAYLOAD_BYTES_MAX else payload[:TOO_LARGE_BYTES_KEPT]
-    reason = rejection.reason[:REASON_CHARACTERS_MAX]
+    reason = as_kept(rejection.reason)
     if smaller:
         kept_topic, reason = _plain(kept_topic), _plain(reason)
         kept_payload = kept_payload[:SMALLER_BYTES]
@@ -244,11 +244,16 @@ def _row(rejection: Rejection, *, smaller: bool) -> _Row:
         topic=kept_topic.replace("\0", "\N{REPLACEMENT CHARACTER}"),
         payload=kept_payload,
         code=rejection.code,
-        reason=reason.replace("\0", "\N{REPLACEMENT CHARACTER}"),
+        reason=reason,
         topic_bytes=len(topic),
         payload_bytes=len(payload),
         sha256=hashlib.sha256(topic + b"\0" + payload).digest(),
     )
+
+
+def as_kept(reason: str) -> str:
+    """A reason as the table takes it."""
+    return reason[:REASON_CHARACTERS_MAX].replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _plain(text: str) -> str:

@@ -1,33 +1,29 @@
-"""`wattline rejected`: what a person sees of the quarantine, and what happens to a message that is published again."""
+"""`wattline rejected`: what a person sees of the quarantine, and what becomes of a message that is replayed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import queue
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-import paho.mqtt.client as paho
 import psycopg
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion
 
-from config.settings import Settings
+from ingestor.batch import Rejection
 from ingestor.rejected.listing import printable
-from ingestor.rejected.quarantine import CHUNK_ROWS, ONCE_CUT_TO, Choice
-from ingestor.rejected.replay import replay
+from ingestor.rejected.quarantine import CHUNK_ROWS, ONCE_CUT_TO
+from ingestor.rejected.spool import as_line
 from ingestor.schema.migrate import migrate
-from mqtt.link import Link, LinkOptions
 from postgres.connecting import connect
 from tests.backends import Broker
-from tests.devices import meter_reading
+from tests.devices import device, meter_reading
+from tests.metrics import books, metric
 from tests.processes import WattlineProcess
-from tests.proxy import TcpProxy
-from tests.waiting import wait_until, wait_until_async
+from tests.waiting import wait_until
 
 START = datetime(2026, 1, 31, 14, tzinfo=UTC)
 TOPIC = "v1/telemetry/meter/METER-001"
@@ -75,29 +71,6 @@ def quarantine(database_url: str, broker: Broker, start_wattline: Callable[..., 
     return Quarantine(database_url, broker.url, start_wattline)
 
 
-@contextmanager
-def subscriber(port: int) -> Iterator[queue.SimpleQueue[tuple[str, bytes, int]]]:
-    """What an independent client receives: (topic, payload, QoS), in order."""
-    received: queue.SimpleQueue[tuple[str, bytes, int]] = queue.SimpleQueue()
-    subscribed: queue.SimpleQueue[bool] = queue.SimpleQueue()
-    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
-    client.on_message = lambda _client, _data, message: received.put((message.topic, message.payload, message.qos))
-    client.on_subscribe = lambda *_: subscribed.put(True)
-    client.connect("127.0.0.1", port)
-    client.subscribe("v1/telemetry/#", qos=1)
-    client.loop_start()
-    try:
-        assert subscribed.get(timeout=10)
-        yield received
-    finally:
-        client.disconnect()
-        client.loop_stop()
-
-
-def all_of(received: queue.SimpleQueue[tuple[str, bytes, int]]) -> list[tuple[str, bytes, int]]:
-    return [received.get_nowait() for _ in range(received.qsize())]
-
-
 # Looking
 
 
@@ -141,6 +114,7 @@ def test_json_is_one_object_a_line_with_the_whole_payload(quarantine: Quarantine
         "code": "invalid_json",
         "reason": "no JSON",
         "replayedAt": None,
+        "refusedAgainAt": None,
         "payloadBytes": 1000,
         "cut": False,
         "payload": "x" * 1000,
@@ -183,6 +157,9 @@ def test_an_empty_quarantine_is_said(quarantine: Quarantine) -> None:
         ["replay"],
         ["replay", "--all", "--id", "1"],
         ["replay", "--id", "9" * 5000],
+        ["replay", "--all", "--file", "x"],
+        ["replay", "--file", "x", "--code", "too_old"],
+        ["replay", "--since", "yesterday"],
         [],
     ],
 )
@@ -207,128 +184,192 @@ def test_a_database_without_tables_is_one_line(
 # Replaying
 
 
-def test_replayed_messages_reach_their_topics_unchanged_and_only_once(quarantine: Quarantine, broker: Broker) -> None:
-    topics = [f"v1/telemetry/meter/METER-{number}" for number in range(CHUNK_ROWS + 50)]
-    for topic in topics:
-        quarantine.add(topic.encode(), topic=topic)
-    other = quarantine.add(b"another reason", code="clock_skew")
-    with subscriber(broker.port) as received:
-        status, said = quarantine.command("replay", "--code", "invalid_value")
-        assert (status, said.splitlines()[-1]) == (0, f"replayed {len(topics)}, skipped 0, failed 0")
-        wait_until(lambda: received.qsize() >= len(topics), what="every message")
-        assert quarantine.waiting() == [other]
-        assert sorted(all_of(received)) == sorted((topic, topic.encode(), 1) for topic in topics)
-        status, said = quarantine.command("replay", "--all")
-        assert (status, said.splitlines()[-1]) == (0, "replayed 1, skipped 0, failed 0")
-        wait_until(received.qsize, what="the other")
-        assert all_of(received) == [(TOPIC, b"another reason", 1)]
-    assert quarantine.waiting() == []
-    assert "replayed 20" in quarantine.command("list", "--limit", "1")[1]
+def meter(device: str = "METER-001", *, minutes: int = 5, **changes: object) -> bytes:
+    """A reading that is taken now."""
+    return json.dumps(meter_reading(device, datetime.now(UTC) - timedelta(minutes=minutes), **changes)).encode()
 
 
-def test_a_message_named_by_id_is_replayed_even_again(quarantine: Quarantine, broker: Broker) -> None:
-    first, second = quarantine.add(b"first"), quarantine.add(b"second")
-    with subscriber(broker.port) as received:
-        for _ in range(2):
-            status, said = quarantine.command("replay", "--id", str(second))
-            assert (status, said.splitlines()[-1]) == (0, "replayed 1, skipped 0, failed 0")
-            wait_until(received.qsize, what="the message")
-            assert all_of(received) == [(TOPIC, b"second", 1)]
-    assert quarantine.waiting() == [first]
+def last_line(said: str) -> dict[str, int]:
+    """`stored 3, repeated 1, ...` as a dict, without what is 0."""
+    parts = (part.rpartition(" ") for part in said.splitlines()[-1].split(", "))
+    return {what: int(count.replace(",", "")) for what, _, count in parts if count != "0"}
 
 
-def test_a_dry_run_only_counts(quarantine: Quarantine, broker: Broker) -> None:
-    numbers = [quarantine.add(), quarantine.add(b"x" * ONCE_CUT_TO)]
-    with subscriber(broker.port) as received:
-        status, said = quarantine.command("replay", "--all", "--dry-run")
-        assert received.qsize() == 0
-    assert status == 0
-    assert said.splitlines()[-1] == "would replay 1, skipped 1, failed 0"
-    assert quarantine.waiting() == numbers
-
-
-def test_a_cut_payload_is_skipped_and_said_so(quarantine: Quarantine, broker: Broker) -> None:
-    cut = quarantine.add(b"x" * ONCE_CUT_TO)
-    whole = b"x" * (ONCE_CUT_TO - 1)
-    quarantine.add(whole)
-    with subscriber(broker.port) as received:
-        status, said = quarantine.command("replay", "--all")
-        wait_until(received.qsize, what="the whole one")
-        assert all_of(received) == [(TOPIC, whole, 1)]
-    assert status == 0
-    assert f"skipped, only a part of them was kept: {cut}" in said
-    assert said.splitlines()[-1] == "replayed 1, skipped 1, failed 0"
-    assert quarantine.waiting() == [cut]
-
-
-def test_what_nobody_would_store_is_not_called_replayed(quarantine: Quarantine) -> None:
-    numbers = [quarantine.add(), quarantine.add()]
+def test_each_message_is_told_what_became_of_it_and_refused_ones_keep_their_one_row(quarantine: Quarantine) -> None:
+    valid = meter()
+    good, same, nonsense = quarantine.add(valid), quarantine.add(valid), quarantine.add(b"{", why="long ago")
+    other = quarantine.add(json.dumps(json.loads(valid) | {"voltage": 1.5}).encode())
+    late = quarantine.add(meter(minutes=-120), code="clock_skew")
     status, said = quarantine.command("replay", "--all")
     assert status == 1
-    assert "2 not published: the broker did not take the message: nobody is subscribed" in said
-    assert said.splitlines()[-1] == "replayed 0, skipped 0, failed 2"
+    told = dict(line.split("  ", 1) for line in said.splitlines()[:-1])
+    assert told[str(good)] == "stored"
+    assert told[str(same)] == "repeated"
+    assert told[str(nonsense)].startswith("refused again: invalid_json: ")
+    assert told[str(other)].endswith("voltage 238.4 is stored, 1.5 came")
+    assert " ahead of our clock; 300 s are allowed" in told[str(late)]
+    assert last_line(said) == {"stored": 1, "repeated": 1, "in conflict": 1, "refused again": 2}
+    assert quarantine.waiting() == [nonsense, other, late]
+    with psycopg.connect(quarantine.database_url) as connection:
+        kept = connection.execute("SELECT reason_code, refused_again_at IS NULL FROM rejected_messages ORDER BY id")
+        assert kept.fetchall() == [
+            ("invalid_value", True),
+            ("invalid_value", True),
+            ("invalid_json", False),
+            ("conflict", False),
+            ("clock_skew", False),
+        ]
+        assert connection.execute("SELECT count(*) FROM meter_readings_history").fetchone() == (1,)
+    assert "long ago" not in quarantine.command("list")[1]
+    assert quarantine.command("list")[1].count("  refused again 2") == 3
+
+
+def test_replayed_again_and_again_a_message_has_one_row_and_one_reading(quarantine: Quarantine) -> None:
+    good, nonsense = quarantine.add(meter()), quarantine.add(b"nonsense")
+    for fate in ("stored", "repeated", "repeated"):
+        status, said = quarantine.command("replay", "--id", str(good), str(nonsense))
+        assert (status, last_line(said)) == (1, {fate: 1, "refused again": 1})
+    assert quarantine.waiting() == [nonsense]
+    with psycopg.connect(quarantine.database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM rejected_messages").fetchone() == (2,)
+        assert connection.execute("SELECT count(*) FROM meter_readings_history").fetchone() == (1,)
+
+
+def test_a_reading_is_stored_as_by_a_flush(quarantine: Quarantine) -> None:
+    """With its partition, its status, and the hours that have to be summed again; an array as a whole."""
+    at = datetime.now(UTC) - timedelta(days=20)
+    items = [meter_reading("METER-001", at + timedelta(hours=hour)) for hour in range(3)]
+    quarantine.add(json.dumps(items).encode(), code="too_old")
+    assert quarantine.command("replay", "--code", "too_old")[0] == 0
+    with psycopg.connect(quarantine.database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM meter_readings_history").fetchone() == (3,)
+        assert connection.execute("SELECT last_reading FROM meter_status").fetchone() == (at + timedelta(hours=2),)
+        hours = connection.execute("SELECT count(DISTINCT hour) FROM hourly_invalidations WHERE kind = 'meter'")
+        assert hours.fetchone() == (3,)
+
+
+def test_the_settings_of_the_command_are_the_rules(quarantine: Quarantine) -> None:
+    quarantine.add(meter(rssi=-70), code="invalid_shape")
+    assert last_line(quarantine.command("replay", "--all")[1]) == {"refused again": 1}
+    status, said = quarantine.command("replay", "--all", UNKNOWN_FIELDS="ignore", METER_MAX_KWH="0.001")
+    assert (status, "METER_MAX_KWH" in said) == (1, True)
+    status, said = quarantine.command("replay", "--all", UNKNOWN_FIELDS="ignore")
+    assert (status, last_line(said)) == (0, {"stored": 1})
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        (["--code", "too_old"], [3]),
+        (["--device", "A"], [0, 1]),
+        (["--topic-prefix", "v1/telemetry/vehicle/"], [1, 3]),
+        (["--since", "2026-01-31T14:00:01Z", "--until", "2026-01-31T14:00:03Z"], [1, 2]),
+        (["--device", "A", "--topic-prefix", "v1/telemetry/meter/"], [0]),
+        (["--code", "too_old", "--until", "2026-01-31"], []),
+    ],
+)
+def test_filters_choose_what_is_listed_and_replayed(
+    quarantine: Quarantine, filters: list[str], expected: list[int]
+) -> None:
+    topics = ["meter/A", "vehicle/A", "meter/AA", "vehicle/B"]
+    codes = ["invalid_json", "invalid_json", "invalid_json", "too_old"]
+    numbers = [
+        quarantine.add(b"x", topic=f"v1/telemetry/{topic}", code=code)
+        for topic, code in zip(topics, codes, strict=True)
+    ]
+    chosen = [numbers[place] for place in expected]
+    listed = quarantine.command("list", "--json", *filters)[1]
+    assert [json.loads(line)["id"] for line in listed.splitlines() if line.startswith("{")] == chosen[::-1]
+    status, said = quarantine.command("replay", *filters)
+    assert [int(line.split()[0]) for line in said.splitlines()[:-1]] == chosen
+    assert status == (1 if chosen else 0)
+
+
+def test_more_than_a_chunk_is_replayed_whole(quarantine: Quarantine) -> None:
+    count = CHUNK_ROWS + 20
+    for number in range(count):
+        quarantine.add(meter(minutes=5 + number))
+    assert last_line(quarantine.command("replay", "--all")[1]) == {"stored": count}
+    assert quarantine.waiting() == []
+
+
+def test_a_dry_run_only_counts(quarantine: Quarantine) -> None:
+    numbers = [quarantine.add(meter()), quarantine.add(b"x" * ONCE_CUT_TO)]
+    status, said = quarantine.command("replay", "--all", "--dry-run")
+    assert (status, said.splitlines()[-1]) == (0, "would replay 1, skipped 1")
     assert quarantine.waiting() == numbers
+
+
+def test_a_cut_payload_is_skipped_and_said_so(quarantine: Quarantine) -> None:
+    cut, whole = quarantine.add(b"x" * ONCE_CUT_TO), quarantine.add(meter())
+    status, said = quarantine.command("replay", "--all")
+    assert status == 0
+    assert f"{cut}  skipped: only a part of it was kept" in said
+    assert f"{whole}  stored" in said
+    assert quarantine.waiting() == [cut]
 
 
 def test_an_unknown_id_is_a_failure(quarantine: Quarantine) -> None:
     status, said = quarantine.command("replay", "--id", "77")
     assert status == 1
-    assert "not in quarantine (any more): 77" in said
+    assert "not in quarantine (any more), or not reached: 77" in said
 
 
-def test_a_missing_broker_is_a_clear_failure(quarantine: Quarantine, broker: Broker) -> None:
-    number = quarantine.add()
-    broker.stop()
-    status, said = quarantine.command("replay", "--all")
+def test_a_database_that_is_away_is_one_line(quarantine: Quarantine) -> None:
+    status, said = quarantine.command("replay", "--all", DATABASE_URL="postgresql://u:p@127.0.0.1:1/x")
     assert status == 1
-    assert str(broker.port) in said
+    assert "127.0.0.1:1/x" in said
     assert "Traceback" not in said
+
+
+def test_a_row_that_somebody_has_locked_is_left_waiting(quarantine: Quarantine) -> None:
+    quarantine.add(meter(minutes=10))
+    assert quarantine.command("replay", "--all")[0] == 0
+    number = quarantine.add(meter(minutes=5))
+    with psycopg.connect(quarantine.database_url) as holder:
+        holder.execute("UPDATE meter_status SET last_updated = now()")
+        status, said = quarantine.command("replay", "--all")
+    assert status == 1
+    assert f"{number}  not stored: somebody holds a lock" in said
     assert quarantine.waiting() == [number]
+    assert last_line(quarantine.command("replay", "--all")[1]) == {"stored": 1}
 
 
-def test_a_link_lost_before_the_acknowledgement_ends_the_replay_and_the_next_goes_on(
-    quarantine: Quarantine, broker: Broker, proxy_factory: Callable[[int], TcpProxy]
-) -> None:
-    number = quarantine.add()
-    proxy = proxy_factory(broker.port)
-    settings = Settings(mqtt_url=f"mqtt://127.0.0.1:{proxy.port}", _env_file=None)
-
-    async def scenario(received: queue.SimpleQueue[tuple[str, bytes, int]]) -> None:
-        async with (
-            await connect(quarantine.database_url, autocommit=True) as connection,
-            Link(LinkOptions.from_settings(settings, client_id="replay-test")) as link,
-        ):
-            await link.wait_connected(30)
-            proxy.blackhole(to_server=False)
-            replaying = asyncio.create_task(replay(connection, link, Choice()))
-            await wait_until_async(received.qsize, what="the message at the broker")
-            proxy.cut()
-            outcome = await replaying
-            assert (outcome.replayed, outcome.failed) == ([], [number])
-            assert outcome.lost is not None
-
-    with subscriber(broker.port) as received:
-        asyncio.run(scenario(received))
-        assert quarantine.waiting() == [number]
-        assert quarantine.command("replay", "--all")[0] == 0
-    assert quarantine.waiting() == []
-
-
-def test_a_reading_refused_for_its_clock_is_stored_once_its_time_has_come(
+def test_what_a_device_sends_again_while_it_is_replayed_is_stored_once(
     quarantine: Quarantine, broker: Broker, start_wattline: Callable[..., WattlineProcess]
 ) -> None:
-    """Through a real ingestor; its skew limit is what was wrong."""
+    """Whoever is first: the primary key decides, and the other one calls it repeated."""
     settings = {"DATABASE_URL": quarantine.database_url, "MQTT_URL": broker.url}
     # What is in this quarantine came long ago.
-    ingest = start_wattline("ingest", **settings, REJECTED_RETENTION_DAYS="36500")
-    ingest.wait_ready()
-    reading = meter_reading(at=datetime.now(UTC) - timedelta(hours=1))
-    quarantine.add(json.dumps(reading).encode(), code="clock_skew")
-    assert quarantine.command("replay", "--code", "clock_skew")[0] == 0
-
-    def stored() -> int:
-        with psycopg.connect(quarantine.database_url) as connection:
-            return len(connection.execute("SELECT FROM meter_readings_history WHERE meter_id = 'METER-001'").fetchall())
-
-    wait_until(stored, what="the reading")
+    ingestor = start_wattline("ingest", **settings, REJECTED_RETENTION_DAYS="36500")
+    ingestor.wait_ready()
+    readings = [meter_reading(f"METER-{number}", datetime.now(UTC) - timedelta(hours=1)) for number in range(200)]
+    for reading in readings:
+        topic = f"v1/telemetry/meter/{reading['meterId']}"
+        quarantine.add(json.dumps(reading).encode(), topic=topic, code="clock_skew")
+    replay = start_wattline("rejected", "replay", "--all", **settings)
+    with device(broker.port) as publisher:
+        for reading in reversed(readings):
+            publisher.meter(reading)
+        publisher.wait_acknowledged()
+    assert replay.wait() == 0, replay.output()
+    wait_until(lambda: books(ingestor) == (200, 200), 30, "all that was sent is accounted for")
+    wait_until(lambda: metric(ingestor, "wattline_readings_pending") == 0, 30, "nothing is pending")
+    committed = metric(ingestor, "wattline_readings_committed_total")
+    told = last_line(replay.output())
+    assert (told.get("stored", 0) + committed, sum(told.values())) == (200, 200)
+    assert metric(ingestor, "wattline_readings_duplicate_total") == 200 - committed
+    with psycopg.connect(quarantine.database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM meter_readings_history").fetchone() == (200,)
     assert quarantine.waiting() == []
+
+
+def test_the_lines_of_a_file_are_stored_or_kept(quarantine: Quarantine, tmp_path: Path) -> None:
+    file = tmp_path / "rejected-20260131.jsonl"
+    payloads = [meter(), b"nonsense"]
+    file.write_bytes(b"".join(as_line(Rejection(TOPIC, payload, "too_old", "", 0.0)) for payload in payloads))
+    status, said = quarantine.command("replay", "--file", str(file))
+    assert (status, last_line(said)) == (1, {"stored": 1, "refused again": 1})
+    assert "line 2  refused again: invalid_json: " in said
+    assert len(quarantine.waiting()) == 1
+    assert [path.name for path in tmp_path.glob("rejected-*")] == [f"{file.name}.replayed"]
