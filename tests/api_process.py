@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -98,7 +99,8 @@ def prepared_database(server: Database) -> Iterator[str]:
 @contextmanager
 def running_api(folder: Path, url: str, **settings: str) -> Iterator[WattlineProcess]:
     """`wattline api`, ready to serve from the database at `url`, and to write as that of `wattline up` does."""
-    process = WattlineProcess("api", folder=folder, **{"DATABASE_URL": url, "API_WRITE_LOOPBACK": "1"} | settings)
+    environment: dict[str, Any] = {"DATABASE_URL": url, "API_WRITE_LOOPBACK": "1"} | settings
+    process = WattlineProcess("api", folder=folder, **environment)
     process.start()
     try:
         process.wait_ready()

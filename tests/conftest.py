@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
@@ -91,7 +91,7 @@ def start_wattline(tmp_path: Path) -> Iterator[Callable[..., WattlineProcess]]:
     """`start_wattline("ingest", DATABASE_URL=..., MQTT_URL=...)`: a started command; killed after the test."""
     processes: list[WattlineProcess] = []
 
-    def start(*arguments: str, **environment: str) -> WattlineProcess:
+    def start(*arguments: str, **environment: Any) -> WattlineProcess:
         process = WattlineProcess(*arguments, folder=tmp_path, **environment)
         processes.append(process)
         process.start()

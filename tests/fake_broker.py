@@ -158,7 +158,8 @@ class FakeBroker:
         address = BrokerAddress(
             host="127.0.0.1", port=self.port, tls=self._tls is not None, username=None, password=None
         )
-        return LinkOptions(**{"broker": address, "client_id": "tester", "connect_timeout_seconds": 3.0} | changes)
+        defaults: dict[str, Any] = {"broker": address, "client_id": "tester", "connect_timeout_seconds": 3.0}
+        return LinkOptions(**defaults | changes)
 
 
 @asynccontextmanager
@@ -197,3 +198,11 @@ async def nothing_left_behind(anyio_backend: Any) -> AsyncIterator[None]:
     assert not complaints, complaints
     left = [task for task in asyncio.all_tasks() - before if "_call_in_runner_task" not in str(task)]  # anyio's own
     assert not left, left
+
+
+def puback(
+    packet_id: int | None, reason: mqtt5.PubAckReasonCode = mqtt5.PubAckReasonCode.SUCCESS
+) -> mqtt5.PubAckPacket:
+    """The broker's answer to a message with QoS 1, which has a packet id."""
+    assert packet_id is not None
+    return mqtt5.PubAckPacket(packet_id, reason_code=reason)

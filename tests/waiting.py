@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -14,7 +14,7 @@ INTERVAL_SECONDS = 0.02
 PATIENCE_SECONDS = 30.0  # what takes a moment takes long beside a busy process; only a test that fails waits so long
 
 
-def wait_until(condition: Callable[[], T], timeout: float = PATIENCE_SECONDS, what: str = "the condition") -> T:
+def wait_until(condition: Callable[[], T | None], timeout: float = PATIENCE_SECONDS, what: str = "the condition") -> T:
     """The first true value of `condition()`; AssertionError naming `what`, and the last value, past the deadline."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -24,11 +24,19 @@ def wait_until(condition: Callable[[], T], timeout: float = PATIENCE_SECONDS, wh
     return value
 
 
+@overload
 async def wait_until_async(
-    condition: Callable[[], T | Awaitable[T]],
-    timeout: float = PATIENCE_SECONDS,  # noqa: ASYNC109 - its error says what was waited for, asyncio.timeout's does not
+    condition: Callable[[], Awaitable[T]], timeout: float = PATIENCE_SECONDS, what: str = "the condition"
+) -> T: ...
+@overload
+async def wait_until_async(
+    condition: Callable[[], T], timeout: float = PATIENCE_SECONDS, what: str = "the condition"
+) -> T: ...
+async def wait_until_async(
+    condition: Callable[[], Any],
+    timeout: float = PATIENCE_SECONDS,
     what: str = "the condition",
-) -> T:
+) -> Any:
     """The same inside an event loop; `condition` may also be a coroutine function."""
     deadline = time.monotonic() + timeout
     while True:

@@ -184,8 +184,8 @@ def a_trigger_against_one_device(here: Field) -> Iterator[None]:
 def odd_defaults(here: Field) -> Iterator[None]:
     """Settings of the database that everybody gets who does not set them."""
     name = here.owner.info.dbname
-    settings = ("datestyle TO 'German, DMY'", "timezone TO 'Asia/Kolkata'", "bytea_output TO 'escape'")
-    settings += ("default_transaction_isolation TO 'serializable'", "statement_timeout TO '1ms'")
+    settings = ["datestyle TO 'German, DMY'", "timezone TO 'Asia/Kolkata'", "bytea_output TO 'escape'"]
+    settings += ["default_transaction_isolation TO 'serializable'", "statement_timeout TO '1ms'"]
     setting = here.rng.choice(settings)
     here.execute(f"ALTER DATABASE {name} SET {setting}")
     here.end_sessions()

@@ -7,6 +7,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import mqtt5
 import pytest
@@ -22,13 +23,13 @@ from tests.waiting import wait_until, wait_until_async
 StartWattline = Callable[..., WattlineProcess]
 
 
-def packet_of(reading: Published, packet_id: int, **more: object) -> mqtt5.PublishPacket:
+def packet_of(reading: Published, packet_id: int, **more: Any) -> mqtt5.PublishPacket:
     kind, payload = reading
     device = payload["meterId" if kind == "meter" else "vehicleId"]
-    options = {"qos": mqtt5.QoS.AT_LEAST_ONCE} | more
+    options: dict[str, Any] = {"qos": mqtt5.QoS.AT_LEAST_ONCE} | more
     return mqtt5.PublishPacket(
         f"v1/telemetry/{kind}/{device}", json.dumps(payload).encode(), packet_id=packet_id, **options
-    )  # type: ignore[arg-type]
+    )
 
 
 async def subscribed(broker: FakeBroker, **connack: object) -> Session:

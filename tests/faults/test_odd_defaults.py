@@ -55,7 +55,7 @@ class System:
 def set_odd_defaults(connection: psycopg.Connection[tuple[object, ...]], whose: sql.Composable) -> None:
     for name, value in ODD_DEFAULTS.items():
         values = sql.SQL(", ").join(map(sql.Literal, value.split(", ") if name == "search_path" else [value]))
-        connection.execute(sql.SQL("ALTER {} SET {} TO {}").format(whose, sql.SQL(name), values))  # type: ignore[arg-type]
+        connection.execute(sql.SQL("ALTER {} SET {} TO {}").format(whose, sql.SQL(name), values))
 
 
 @pytest.fixture

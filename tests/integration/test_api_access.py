@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -35,7 +36,7 @@ def client(guarded: WattlineProcess) -> Iterator[httpx.Client]:
         yield made
 
 
-def test_tokens(client, guarded):
+def test_tokens(client: httpx.Client, guarded: WattlineProcess) -> None:
     status = f"{PATH}/UNKNOWN/status"
     refused = client.get(status)
     assert refused.status_code == 401
@@ -50,7 +51,7 @@ def test_tokens(client, guarded):
     assert "wr1te" not in guarded.output()
 
 
-def test_browsers(client):
+def test_browsers(client: httpx.Client) -> None:
     preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
     asked = {**preflight, "Access-Control-Request-Headers": "authorization,content-type"}
     allowed = client.options(PATH, headers=asked)
@@ -66,7 +67,7 @@ def test_browsers(client):
 
 
 @pytest.mark.parametrize("path", ["/", "/static/live.js", "/healthz", "/nowhere", f"{PATH}/A/status"])
-def test_every_answer_has_the_headers(client, path):
+def test_every_answer_has_the_headers(client: httpx.Client, path: str) -> None:
     headers = client.get(path).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
@@ -75,7 +76,9 @@ def test_every_answer_has_the_headers(client, path):
     assert headers["x-request-id"]
 
 
-def test_a_sane_request_id_is_kept_and_logged_and_another_is_replaced(client, guarded):
+def test_a_sane_request_id_is_kept_and_logged_and_another_is_replaced(
+    client: httpx.Client, guarded: WattlineProcess
+) -> None:
     assert client.get("/healthz", headers={"X-Request-ID": "mine-1"}).headers["x-request-id"] == "mine-1"
     for insane in ("two words", "x" * 65, "<b>"):
         assert client.get("/healthz", headers={"X-Request-ID": insane}).headers["x-request-id"] != insane
@@ -102,7 +105,7 @@ def nginx(method: str, port: int, path: str, body: str = "") -> str:
     return f"{head}Content-Type: application/json\nContent-Length: {len(body)}\n\n{body}" if body else f"{head}\n"
 
 
-def test_without_tokens_nobody_writes_and_only_this_machine_reads(database_url, tmp_path):
+def test_without_tokens_nobody_writes_and_only_this_machine_reads(database_url: str, tmp_path: Path) -> None:
     prepare(database_url)
     with running_api(tmp_path, database_url, API_WRITE_LOOPBACK="0") as process:
         port, path = process.http_port, f"{PATH}/UNKNOWN/status"

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Any
 
 import httpx
 import psycopg
@@ -53,8 +54,8 @@ class World:
     client: httpx.Client
     url: str
 
-    def execute(self, query: str, parameters: object = None) -> None:
-        self.runner.run(self.connection.execute(query.encode(), parameters))  # type: ignore[arg-type]
+    def execute(self, query: str, parameters: Any = None) -> None:
+        self.runner.run(self.connection.execute(query.encode(), parameters))
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +101,8 @@ async def raw_figures(connection: AsyncConnection[Row], period: FleetPeriod) -> 
             if any(meter_id == meter and ts >= since and (until is None or ts < until) for meter, since, until in feeds)  # type: ignore[operator]
         ]
         own = [row[1:] for row in vehicles if row[0] == vehicle_id]
-        temperature = math.fsum(each for _, each in own) / len(own) if own else None  # type: ignore[misc]
-        row = (vehicle_id, math.fsum(fed), math.fsum(kwh for kwh, _ in own), temperature, len(own), len(fed))  # type: ignore[arg-type, misc]
+        temperature = math.fsum(each for _, each in own) / len(own) if own else None
+        row = (vehicle_id, math.fsum(fed), math.fsum(kwh for kwh, _ in own), temperature, len(own), len(fed))  # type: ignore[arg-type]
         figures[str(vehicle_id)] = VehicleFigures.of(row)
     return figures
 
@@ -124,7 +125,7 @@ async def assert_exact(connection: AsyncConnection[Row], period: FleetPeriod) ->
     return expected
 
 
-def pages(world: World, limit: int, **parameters: object) -> list[dict[str, object]]:
+def pages(world: World, limit: int, **parameters: Any) -> list[dict[str, object]]:
     """The table, page by page, all of one period."""
     found: list[dict[str, object]] = []
     periods = set()
@@ -184,18 +185,18 @@ def batch_of(meters: list[tuple[int, int, float, float]], vehicles: list[tuple[i
     )
 
 
-async def play(world: World, story: list[tuple[str, object]]) -> None:
+async def play(world: World, story: list[tuple[str, Any]]) -> None:
     batches = []
     for step, what in story:
         if step == "roll":
-            await roll(world.connection, what)  # type: ignore[arg-type]
+            await roll(world.connection, what)
         elif step == "distrust":
-            kind, hour = what  # type: ignore[misc]
+            kind, hour = what
             await world.connection.execute(
                 b"INSERT INTO hourly_invalidations (kind, hour) VALUES (%s, %s)", [kind, RUNNING + hour * HOUR]
             )
         else:
-            batches.append(batch_of(*what))  # type: ignore[misc]
+            batches.append(batch_of(*what))
             if step == "again":  # what came before comes once more, among new readings
                 for kind, rows in batches[0].rows.items():
                     batches[-1].rows[kind] += rows

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,9 +15,11 @@ import pytest
 
 from tests.api_client import api_client
 from tests.api_process import prepared_database, running_api
-from tests.backends import Database
+from tests.backends import Broker, Database
 from tests.devices import device, meter_reading, vehicle_reading
 from tests.metrics import metric
+from tests.processes import WattlineProcess
+from tests.proxy import TcpProxy
 from tests.waiting import wait_until
 
 METER, VEHICLE = "/v1/telemetry/meter", "/v1/telemetry/vehicle"
@@ -60,7 +63,9 @@ def assert_try_later(response: httpx.Response) -> None:
     assert response.json()["success"] is False
 
 
-def test_every_reading_that_was_accepted_is_stored_once(api, database, broker, start_wattline):
+def test_every_reading_that_was_accepted_is_stored_once(
+    api: httpx.Client, database: str, broker: Broker, start_wattline: Callable[..., WattlineProcess]
+) -> None:
     start_wattline("ingest", DATABASE_URL=database, MQTT_URL=broker.url).wait_ready()
     singles = [meter_reading("GW-M-SINGLE", NOW - timedelta(seconds=second)) for second in range(200)]
     with ThreadPoolExecutor(8) as pool:
@@ -77,12 +82,12 @@ def test_every_reading_that_was_accepted_is_stored_once(api, database, broker, s
     assert count(database, "meter_readings_history", "GW-M-%") == 200
 
 
-def test_without_a_subscriber_nothing_is_accepted(api):
+def test_without_a_subscriber_nothing_is_accepted(api: httpx.Client) -> None:
     assert_try_later(api.post(METER, json=meter_reading()))
     assert_try_later(api.post(METER, json=[meter_reading("A"), meter_reading("B")]))
 
 
-def test_bad_fields_are_all_named(api):
+def test_bad_fields_are_all_named(api: httpx.Client) -> None:
     bad = meter_reading(voltage="high", surprise=1)
     del bad["kwhConsumedAc"]
     answer = api.post(METER, json=bad)
@@ -108,14 +113,16 @@ def test_bad_fields_are_all_named(api):
     ],
     ids=["empty", "cut", "utf-8", "shape", "empty array", "nested", "large", "large and chunked"],
 )
-def test_bodies_that_are_no_reading(api, content, status):
+def test_bodies_that_are_no_reading(api: httpx.Client, content: bytes | list[bytes], status: int) -> None:
     body = content if isinstance(content, bytes) else iter(content)
     answer = api.post(METER, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == status
     assert answer.json()["message"]
 
 
-def test_an_array_may_be_as_long_as_its_bytes_let_it_be(api, database, broker, start_wattline):
+def test_an_array_may_be_as_long_as_its_bytes_let_it_be(
+    api: httpx.Client, database: str, broker: Broker, start_wattline: Callable[..., WattlineProcess]
+) -> None:
     """Written as briefly as JSON allows: what the broker gets is longer, and must not be too long for the ingestor."""
     start_wattline("ingest", DATABASE_URL=database, MQTT_URL=broker.url).wait_ready()
     moments = [NOW - timedelta(seconds=second) for second in range(1_000_000)]
@@ -133,14 +140,16 @@ def test_an_array_may_be_as_long_as_its_bytes_let_it_be(api, database, broker, s
     wait_until(lambda: count(database, "meter_readings_history", "GW-LONG") == len(readings), 30, "all in the table")
 
 
-def test_a_few_of_many_unknown_fields_are_named(api):
+def test_a_few_of_many_unknown_fields_are_named(api: httpx.Client) -> None:
     bad = meter_reading() | {f"f{number}": 1 for number in range(60_000)}
     answer = api.post(METER, json=bad)
     assert answer.status_code == 400
     assert 1 <= len(answer.json()["errors"]) <= 20
 
 
-def test_the_same_settings_hold_for_http_and_mqtt(database, broker, start_wattline, tmp_path):
+def test_the_same_settings_hold_for_http_and_mqtt(
+    database: str, broker: Broker, start_wattline: Callable[..., WattlineProcess], tmp_path: Path
+) -> None:
     """Seven digits and a small z are taken, unknown fields are left out and counted, energy has its limit."""
     rules = {"UNKNOWN_FIELDS": "ignore", "VEHICLE_MAX_KWH": "500", "MQTT_URL": broker.url}
     ingestor = start_wattline("ingest", DATABASE_URL=database, **rules)
@@ -176,12 +185,14 @@ def test_the_same_settings_hold_for_http_and_mqtt(database, broker, start_wattli
 
 
 @pytest.mark.parametrize("media_type", [None, "text/plain", "application/json; charset=latin-1"])
-def test_only_json_is_taken(api, media_type):
+def test_only_json_is_taken(api: httpx.Client, media_type: str | None) -> None:
     headers = {} if media_type is None else {"Content-Type": media_type}
     assert api.post(METER, content=b"{}", headers=headers).status_code == 415
 
 
-def test_while_the_broker_is_away_the_answer_is_quick_and_the_link_comes_back(database, broker_factory, tmp_path):
+def test_while_the_broker_is_away_the_answer_is_quick_and_the_link_comes_back(
+    database: str, broker_factory: Callable[[], Broker], tmp_path: Path
+) -> None:
     broker = broker_factory()
     broker.stop()
     with (
@@ -196,7 +207,9 @@ def test_while_the_broker_is_away_the_answer_is_quick_and_the_link_comes_back(da
         wait_until(lambda: connected(client), 20, "the link to come back")
 
 
-def test_a_broker_that_falls_silent_is_answered_for_in_time(database, broker, proxy_factory, tmp_path):
+def test_a_broker_that_falls_silent_is_answered_for_in_time(
+    database: str, broker: Broker, proxy_factory: Callable[[int], TcpProxy], tmp_path: Path
+) -> None:
     proxy = proxy_factory(broker.port)
     with (
         running_api(tmp_path, database, MQTT_URL=f"mqtt://127.0.0.1:{proxy.port}") as process,

@@ -24,7 +24,7 @@ from analytics_api.database.questions import Database as ApiDatabase
 from analytics_api.http import csv_answers
 from analytics_api.http.cursors import microseconds, write_cursor
 from analytics_api.readings.history import History
-from telemetry.kinds import KINDS, METER
+from telemetry.kinds import KINDS, METER, Kind
 from tests.api_client import api_client
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
@@ -99,7 +99,7 @@ def streaming_backends(url: str) -> list[int]:
         return [pid for (pid,) in rows]
 
 
-def test_the_objects(api):
+def test_the_objects(api: httpx.Client) -> None:
     meter = api.get(f"/v1/telemetry/meter/METER-001/history?to={iso(AT + timedelta(hours=1))}&limit=1").json()
     (reading,) = meter["data"]
     assert list(reading) == ["meterId", "kwhConsumedAc", "voltage", "timestamp", "ingestedAt"]
@@ -112,7 +112,7 @@ def test_the_objects(api):
     assert vehicle["nextCursor"] is None
 
 
-def test_the_window_is_half_open_and_a_day_long_by_default(api):
+def test_the_window_is_half_open_and_a_day_long_by_default(api: httpx.Client) -> None:
     path = "/v1/telemetry/vehicle/VEH-001/history"
     micro = timedelta(microseconds=1)
 
@@ -130,7 +130,7 @@ def test_the_window_is_half_open_and_a_day_long_by_default(api):
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/csv"])
-def test_unknown_devices_are_404(api, accept):
+def test_unknown_devices_are_404(api: httpx.Client, accept: str) -> None:
     for path in ("meter/METER-999", "vehicle/METER-001"):
         response = api.get(f"/v1/telemetry/{path}/history", headers={"Accept": accept})
         assert response.status_code == 404
@@ -157,13 +157,13 @@ def test_unknown_devices_are_404(api, accept):
     ],
 )
 @pytest.mark.parametrize("accept", ["application/json", "text/csv"])
-def test_what_is_malformed_is_400_and_named(api, query, field, accept):
+def test_what_is_malformed_is_400_and_named(api: httpx.Client, query: str, field: str, accept: str) -> None:
     response = api.get(f"/v1/telemetry/meter/METER-001/history?{query}", headers={"Accept": accept})
     assert response.status_code == 400
     assert [error["field"] for error in response.json()["errors"]] == [field]
 
 
-def test_a_cursor_belongs_to_its_device_kind_and_window(api):
+def test_a_cursor_belongs_to_its_device_kind_and_window(api: httpx.Client) -> None:
     path = "/v1/telemetry/meter/METER-001/history"
     to = iso(AT)
     cursor = api.get(f"{path}?to={to}&limit=1").json()["nextCursor"]
@@ -191,7 +191,13 @@ def test_a_cursor_belongs_to_its_device_kind_and_window(api):
     late=st.lists(st.integers(0, 60), max_size=10),
     limits=st.lists(st.integers(1, 12), min_size=1, max_size=5),
 )
-def test_pages_of_any_size_hold_every_reading_once(api, database_url, offsets, late, limits):
+def test_pages_of_any_size_hold_every_reading_once(
+    api: httpx.Client,
+    database_url: str,
+    offsets: set[Any] | set[int],
+    late: list[Any] | list[int],
+    limits: list[int],
+) -> None:
     device_id = f"V-{uuid.uuid4().hex}"
     start = AT - timedelta(hours=1)
     window = f"from={quote(iso(start))}&to={quote(iso(AT))}"
@@ -214,7 +220,7 @@ def test_pages_of_any_size_hold_every_reading_once(api, database_url, offsets, l
     assert [offset for offset in found if offset in offsets] == sorted(offsets, reverse=True)
 
 
-def test_csv_is_the_whole_window_or_the_limit(api):
+def test_csv_is_the_whole_window_or_the_limit(api: httpx.Client) -> None:
     path = f"/v1/telemetry/meter/METER-001/history?to={iso(AT + timedelta(hours=1))}"
     objects = pages(api, path, [100])
     response = api.get(path, headers=CSV)
@@ -231,7 +237,7 @@ def test_csv_is_the_whole_window_or_the_limit(api):
     assert (head.status_code, head.content) == (200, b"")
 
 
-def test_half_a_million_rows_take_no_memory(api, process):
+def test_half_a_million_rows_take_no_memory(api: httpx.Client, process: WattlineProcess) -> None:
     api.get(LONG + "&limit=1000", headers=CSV)  # what the first answer takes for good is not what is measured
     api.get(f"/v1/telemetry/meter/METER-001/history?to={iso(AT)}", headers=CSV)
     memory = psutil.Process(process.pid)
@@ -245,7 +251,9 @@ def test_half_a_million_rows_take_no_memory(api, process):
     assert most - before < RSS_GROWTH_MAX
 
 
-def test_streams_are_bounded_and_a_client_that_goes_away_frees_its_place(api, process, database_url):
+def test_streams_are_bounded_and_a_client_that_goes_away_frees_its_place(
+    api: httpx.Client, process: WattlineProcess, database_url: str
+) -> None:
     with ExitStack() as stack:
         for _ in range(STREAMS_MAX):
             client = stack.enter_context(api_client(process.http_url, timeout=30))
@@ -261,7 +269,9 @@ def test_streams_are_bounded_and_a_client_that_goes_away_frees_its_place(api, pr
     assert api.get(LONG + "&limit=1", headers=CSV).status_code == 200
 
 
-def test_a_database_that_goes_away_cuts_the_file(api, process, database_url):
+def test_a_database_that_goes_away_cuts_the_file(
+    api: httpx.Client, process: WattlineProcess, database_url: str
+) -> None:
     with api.stream("GET", LONG, headers=CSV) as response:
         assert response.status_code == 200
         with psycopg.connect(database_url, autocommit=True) as connection:
@@ -273,7 +283,7 @@ def test_a_database_that_goes_away_cuts_the_file(api, process, database_url):
     assert api.get(LONG + "&limit=1", headers=CSV).status_code == 200
 
 
-def test_a_reader_that_takes_nothing_is_cut(database_url, monkeypatch):
+def test_a_reader_that_takes_nothing_is_cut(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_answers, "SEND_SECONDS_MAX", 0.2)
     cut: list[bool] = []
     scope = {"type": "http", "method": "GET", "headers": [], "abort": lambda: cut.append(True)}
@@ -299,7 +309,9 @@ def test_a_reader_that_takes_nothing_is_cut(database_url, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
-def test_plans_read_the_primary_keys_of_the_partitions_in_the_window(postgres_server, kind, plan):
+def test_plans_read_the_primary_keys_of_the_partitions_in_the_window(
+    postgres_server: Database, kind: Kind, plan: str
+) -> None:
     query, table = History.of(kind).query.decode(), kind.history
     days = [datetime(2026, 5, 1, tzinfo=UTC) + timedelta(days=n) for n in range(10)]
     prepared = query % {"device_id": "$1", "start": "$2", "end": "$3", "rows": "$4"}

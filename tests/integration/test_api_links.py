@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import cast
 
 import httpx
 import psycopg
@@ -259,7 +260,7 @@ def test_many_at_once_leave_no_overlap_and_lose_nothing(served: Served) -> None:
     asyncio.run(story())
     assert set(statuses) - {503} == {200, 409}
     stored = {
-        (str(vehicle_id), str(meter_id), begin): end
+        (str(vehicle_id), str(meter_id), cast(datetime, begin)): cast("datetime | None", end)
         for vehicle_id, meter_id, begin, end in served.everything()
         if str(vehicle_id).startswith("MANY-")
     }

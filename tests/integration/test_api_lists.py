@@ -64,7 +64,7 @@ def refused_field(api: httpx.Client, path: str) -> str:
     return error["field"]
 
 
-def test_the_objects_are_those_of_status(api):
+def test_the_objects_are_those_of_status(api: httpx.Client) -> None:
     body = page(api, VEHICLES)
     assert [each["vehicleId"] for each in body["data"]] == ["VEH-001", "VEH-002"]
     assert body["nextCursor"] is None
@@ -75,7 +75,7 @@ def test_the_objects_are_those_of_status(api):
 
 @settings(deadline=None, max_examples=40)
 @given(limits=st.lists(st.integers(1, len(IDS) + 1), min_size=1), silent=st.booleans())
-def test_pages_of_any_size_hold_every_device_once(api, limits, silent):
+def test_pages_of_any_size_hold_every_device_once(api: httpx.Client, limits: list[int], silent: bool) -> None:
     expected = [device_id for device_id in IDS if device_id in SILENT or not silent]
     parameters: dict[str, object] = {"staleSeconds": 3600} if silent else {}
     found: list[str] = []
@@ -92,7 +92,7 @@ def test_pages_of_any_size_hold_every_device_once(api, limits, silent):
     assert found == expected
 
 
-def test_devices_that_come_or_report_in_between_move_no_other(api, database_url):
+def test_devices_that_come_or_report_in_between_move_no_other(api: httpx.Client, database_url: str) -> None:
     found, cursor = [], None
     for turn in range(20):
         body = page(api, METERS, limit=7, **({} if cursor is None else {"cursor": cursor}))
@@ -107,7 +107,7 @@ def test_devices_that_come_or_report_in_between_move_no_other(api, database_url)
     assert len(set(found)) == len(found)
 
 
-def test_a_cursor_keeps_its_stale_seconds(api):
+def test_a_cursor_keeps_its_stale_seconds(api: httpx.Client) -> None:
     cursor = page(api, METERS, limit=1, staleSeconds=3600)["nextCursor"]
     rest = page(api, METERS, cursor=cursor)
     assert {each["meterId"] for each in rest["data"]} == SILENT - {min(SILENT)}
@@ -137,13 +137,13 @@ def test_a_cursor_keeps_its_stale_seconds(api):
     ],
 )
 @pytest.mark.parametrize("accept", ["application/json", "text/csv"])
-def test_what_is_malformed_is_400_and_named(api, query, field, accept):
+def test_what_is_malformed_is_400_and_named(api: httpx.Client, query: str, field: str, accept: str) -> None:
     response = api.get(f"{METERS}?{query}", headers={"Accept": accept})
     assert response.status_code == 400
     assert [error["field"] for error in response.json()["errors"]] == [field]
 
 
-def test_what_no_list_knows_is_ignored(api):
+def test_what_no_list_knows_is_ignored(api: httpx.Client) -> None:
     assert page(api, METERS, color="red")["data"]
 
 
@@ -164,7 +164,7 @@ def test_what_no_list_knows_is_ignored(api):
         ("application/json;q=0.2, text/csv;q=0.201", "text/csv; charset=utf-8"),
     ],
 )
-def test_the_kind_of_answer_follows_accept(api, accept, media_type):
+def test_the_kind_of_answer_follows_accept(api: httpx.Client, accept: str, media_type: str) -> None:
     for method in ("GET", "HEAD"):
         response = api.request(method, METERS, headers={"Accept": accept})
         assert response.status_code == 200
@@ -173,7 +173,7 @@ def test_the_kind_of_answer_follows_accept(api, accept, media_type):
         assert "content-length" not in response.headers or media_type == "application/json"
 
 
-def test_csv_holds_the_same_as_json(api):
+def test_csv_holds_the_same_as_json(api: httpx.Client) -> None:
     csv_only = {"Accept": "text/csv"}
     for path in (METERS, VEHICLES):
         objects = page(api, path)["data"]

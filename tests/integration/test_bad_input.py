@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from psycopg import Cursor
 
+from tests.backends import Broker
 from tests.devices import device, iso, meter_reading
 from tests.metrics import books, metric
+from tests.processes import WattlineProcess
 from tests.waiting import wait_until
 
 METER = "v1/telemetry/meter/M-1"
 
 
-def good(**changes: object) -> dict[str, object]:
+def good(**changes: Any) -> dict[str, Any]:
     return meter_reading("M-1", **changes)
 
 
@@ -70,14 +76,17 @@ BAD = {
 
 
 @pytest.fixture
-def connection(database_url):
+def connection(database_url: str) -> Iterator[Any]:
     with psycopg.connect(database_url, autocommit=True) as connection:
         yield connection
 
 
 def test_each_bad_message_is_quarantined_with_its_reason_and_its_neighbours_are_stored(
-    start_wattline, database_url, broker, connection
-):
+    start_wattline: Callable[..., WattlineProcess],
+    database_url: str,
+    broker: Broker,
+    connection: psycopg.Connection[Any],
+) -> None:
     # One batch, so that all of them are neighbours; nothing is late because the clock is not the point here.
     ingestor = start_wattline("ingest", DATABASE_URL=database_url, MQTT_URL=broker.url, FLUSH_INTERVAL_MS="2000")
     ingestor.wait_ready()
@@ -88,7 +97,7 @@ def test_each_bad_message_is_quarantined_with_its_reason_and_its_neighbours_are_
         publisher.meter(meter_reading("GOOD-last"))
         publisher.wait_acknowledged()
 
-        def kept():
+        def kept() -> Cursor:
             return connection.execute("SELECT topic, payload, reason_code, reason FROM rejected_messages ORDER BY id")
 
         wait_until(lambda: kept().rowcount == len(BAD), 20, "every bad message is in quarantine")
@@ -114,7 +123,12 @@ def test_each_bad_message_is_quarantined_with_its_reason_and_its_neighbours_are_
     assert received == settled == 2 * len(BAD) + 1
 
 
-def test_only_the_bad_items_of_an_array_are_refused(start_wattline, database_url, broker, connection):
+def test_only_the_bad_items_of_an_array_are_refused(
+    start_wattline: Callable[..., WattlineProcess],
+    database_url: str,
+    broker: Broker,
+    connection: psycopg.Connection[Any],
+) -> None:
     start_wattline("ingest", DATABASE_URL=database_url, MQTT_URL=broker.url).wait_ready()
     moments = [NOW - timedelta(seconds=seconds) for seconds in range(5)]
     items = [meter_reading("M-1", at) for at in moments]
@@ -131,7 +145,12 @@ def test_only_the_bad_items_of_an_array_are_refused(start_wattline, database_url
     assert times == {moments[0], moments[2], moments[4]}
 
 
-def test_a_retained_message_is_stored_once_over_restarts(start_wattline, database_url, broker, connection):
+def test_a_retained_message_is_stored_once_over_restarts(
+    start_wattline: Callable[..., WattlineProcess],
+    database_url: str,
+    broker: Broker,
+    connection: psycopg.Connection[Any],
+) -> None:
     with device(broker.port) as publisher:
         publisher.meter(meter_reading("RETAINED"), retain=True)
         publisher.wait_acknowledged()
@@ -145,7 +164,12 @@ def test_a_retained_message_is_stored_once_over_restarts(start_wattline, databas
         ingestor.start()
 
 
-def test_a_flood_of_refusals_is_counted_in_full_and_kept_in_part(start_wattline, database_url, broker, connection):
+def test_a_flood_of_refusals_is_counted_in_full_and_kept_in_part(
+    start_wattline: Callable[..., WattlineProcess],
+    database_url: str,
+    broker: Broker,
+    connection: psycopg.Connection[Any],
+) -> None:
     ingestor = start_wattline("ingest", DATABASE_URL=database_url, MQTT_URL=broker.url, REJECTED_MAX_PER_SECOND="5")
     ingestor.wait_ready()
     with device(broker.port) as publisher:
@@ -162,7 +186,9 @@ def test_a_flood_of_refusals_is_counted_in_full_and_kept_in_part(start_wattline,
     assert 5 <= kept <= 100
 
 
-def test_a_topic_that_is_not_text_never_reaches_the_ingestor(start_wattline, database_url, broker):
+def test_a_topic_that_is_not_text_never_reaches_the_ingestor(
+    start_wattline: Callable[..., WattlineProcess], database_url: str, broker: Broker
+) -> None:
     """The codec cannot take such a packet apart, so it must be the broker that refuses it; Mosquitto does."""
     ingestor = start_wattline("ingest", DATABASE_URL=database_url, MQTT_URL=broker.url)
     ingestor.wait_ready()
@@ -184,8 +210,11 @@ def test_a_topic_that_is_not_text_never_reaches_the_ingestor(start_wattline, dat
 
 
 def test_valid_readings_that_are_refused_are_kept_all_and_the_others_wait(
-    start_wattline, database_url, broker, connection
-):
+    start_wattline: Callable[..., WattlineProcess],
+    database_url: str,
+    broker: Broker,
+    connection: psycopg.Connection[Any],
+) -> None:
     """Faster than REJECTED_MAX_PER_SECOND: reading pauses for them, and nothing is left out."""
     ingestor = start_wattline("ingest", DATABASE_URL=database_url, MQTT_URL=broker.url, REJECTED_MAX_PER_SECOND="100")
     ingestor.wait_ready()
@@ -211,8 +240,12 @@ def test_valid_readings_that_are_refused_are_kept_all_and_the_others_wait(
 
 
 def test_what_even_the_quarantine_refuses_is_in_a_file_and_can_be_replayed(
-    start_wattline, database_url, broker, connection, tmp_path
-):
+    start_wattline: Callable[..., WattlineProcess],
+    database_url: str,
+    broker: Broker,
+    connection: psycopg.Connection[Any],
+    tmp_path: Path,
+) -> None:
     spool = tmp_path / "spool"
     settings = {"DATABASE_URL": database_url, "MQTT_URL": broker.url}
     ingestor = start_wattline("ingest", **settings, REJECTED_SPOOL_DIR=str(spool), MAX_READING_AGE_DAYS="1")

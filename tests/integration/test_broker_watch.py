@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class TalkativeBroker(MosquittoServer):
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no `.env` of a developer is; and less patience."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ingestor.broker_watch.RETRY_SECONDS", 0.2)
@@ -47,7 +47,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def start_broker(tmp_path):
+def start_broker(tmp_path: Path) -> Iterator[Any]:
     """`start_broker(lines)`: one with these lines in its configuration."""
     started: list[TalkativeBroker] = []
 
@@ -97,9 +97,10 @@ async def publish(broker: TalkativeBroker, count: int) -> None:
     await connection.disconnect()
 
 
-async def test_the_queue_and_what_was_dropped_from_it(start_broker):
+async def test_the_queue_and_what_was_dropped_from_it(start_broker: Callable[..., Any]) -> None:
     broker = start_broker()
-    registry, received = CollectorRegistry(), []
+    registry = CollectorRegistry()
+    received: list[Any] = []
     # Somebody with a queue of 50 who is away; 20 of 70 messages find no room in it.
     absent = await Connection.open(options(broker, "absent"))
     await absent.subscribe("v1/#")
@@ -115,9 +116,10 @@ async def test_the_queue_and_what_was_dropped_from_it(start_broker):
     assert received == []
 
 
-async def test_nothing_of_it_is_left_at_the_broker(start_broker):
+async def test_nothing_of_it_is_left_at_the_broker(start_broker: Callable[..., Any]) -> None:
     broker = start_broker()
-    registry, received = CollectorRegistry(), []
+    registry = CollectorRegistry()
+    received: list[Any] = []
     async with watched(options(broker, "me"), registry, received):
         await wait_until_async(lambda: registry.get_sample_value(QUEUED) is not None, 30)
     again: list[bytes] = []
@@ -131,10 +133,13 @@ async def test_nothing_of_it_is_left_at_the_broker(start_broker):
 
 
 @pytest.mark.parametrize("first_start", [True, False])
-async def test_a_broker_that_takes_both_for_one_client_loses_nothing_by_it(start_broker, first_start, caplog):
+async def test_a_broker_that_takes_both_for_one_client_loses_nothing_by_it(
+    start_broker: Callable[..., Any], first_start: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     broker = start_broker("use_username_as_clientid true")
-    registry, received = CollectorRegistry(), []
+    registry = CollectorRegistry()
+    received: list[Any] = []
     given = options(broker, "me")
     if not first_start:
         session = await Connection.open(given)
@@ -158,7 +163,9 @@ async def test_a_broker_that_takes_both_for_one_client_loses_nothing_by_it(start
     ["sys_interval 0", "max_connections 1", "acl_file acl"],
     ids=["tells nothing", "one connection only", "reading it is forbidden"],
 )
-async def test_a_broker_that_tells_nothing_or_refuses_is_fine(start_broker, lines, tmp_path, monkeypatch):
+async def test_a_broker_that_tells_nothing_or_refuses_is_fine(
+    start_broker: Callable[..., Any], lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepare: Callable[[TalkativeBroker], str] = TalkativeBroker._configuration
 
     def with_access_rules(broker: TalkativeBroker) -> str:
@@ -168,7 +175,8 @@ async def test_a_broker_that_tells_nothing_or_refuses_is_fine(start_broker, line
 
     monkeypatch.setattr(TalkativeBroker, "_configuration", with_access_rules)
     broker = start_broker(lines)
-    registry, received = CollectorRegistry(), []
+    registry = CollectorRegistry()
+    received: list[Any] = []
     async with watched(options(broker, "me"), registry, received) as link:
         assert link.connection is not None
         await link.connection.publish("v1/x", b"1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -21,6 +22,7 @@ from postgres.connecting import Session, connect
 from tests.backends import Broker
 from tests.faults.flushes import wait_until_blocked
 from tests.metrics import metric
+from tests.processes import WattlineProcess
 from tests.waiting import wait_until, wait_until_async
 
 
@@ -103,7 +105,7 @@ def test_what_goes_wrong_in_one_is_counted_told_once_and_tried_again(
 
 
 def test_a_forgotten_transaction_holds_up_one_chore_alone(
-    migrated_url: str, broker: Broker, start_wattline, caplog: pytest.LogCaptureFixture
+    migrated_url: str, broker: Broker, start_wattline: Callable[..., WattlineProcess], caplog: pytest.LogCaptureFixture
 ) -> None:
     """In somebody's psql: BEGIN; SELECT ..., and then the phone rang."""
     old = datetime.now(UTC) - timedelta(days=40)

@@ -27,7 +27,7 @@ class Consumer:
         self.payloads: list[bytes] = []
         self._client = paho.Client(CallbackAPIVersion.VERSION2, "consumer", protocol=MQTTProtocolVersion.MQTTv5)
         self._client.on_message = lambda _client, _data, message: self.payloads.append(bytes(message.payload))
-        lasting = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        lasting = Properties(PacketTypes.CONNECT)
         lasting.SessionExpiryInterval = 3600
         lasting.ReceiveMaximum = 65535
         self._client.connect("127.0.0.1", port, clean_start=False, properties=lasting)

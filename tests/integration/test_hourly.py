@@ -7,6 +7,7 @@ import itertools
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from random import Random
 
@@ -19,6 +20,7 @@ from ingestor.schema.migrate import known_migrations, migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
 from ingestor.sink import Sink
 from postgres.connecting import connect
+from tests.processes import WattlineProcess
 
 # Devices and hours whose sum is not that of the rows, although nothing says that it is out of date.
 WRONG = """
@@ -214,7 +216,9 @@ def test_readings_from_before_the_sums_are_summed_after_the_upgrade(
     asyncio.run(story())
 
 
-def test_rebuild_puts_right_what_somebody_broke(database_url: str, start_wattline) -> None:
+def test_rebuild_puts_right_what_somebody_broke(
+    database_url: str, start_wattline: Callable[..., WattlineProcess]
+) -> None:
     async def stored() -> None:
         connection, sink = await prepared(database_url), Sink(database_url)
         async with connection:
@@ -244,7 +248,9 @@ def test_rebuild_puts_right_what_somebody_broke(database_url: str, start_wattlin
         (("--from", "2026-01-31"), "--to"),
     ],
 )
-def test_a_stretch_that_is_none(start_wattline, database_url: str, arguments: tuple[str, ...], said: str) -> None:
+def test_a_stretch_that_is_none(
+    start_wattline: Callable[..., WattlineProcess], database_url: str, arguments: tuple[str, ...], said: str
+) -> None:
     rebuild = start_wattline("rebuild-hourly", *arguments, DATABASE_URL=database_url)
     assert rebuild.wait() == 2
     assert said in rebuild.output()

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from tests.backends import Broker
 from tests.devices import device, meter_reading, vehicle_reading
+from tests.processes import WattlineProcess
 from tests.waiting import wait_until
 
 
 @pytest.fixture
-def ingestor(start_wattline, database_url, broker):
+def ingestor(start_wattline: Callable[..., WattlineProcess], database_url: str, broker: Broker) -> WattlineProcess:
     process = start_wattline("ingest", DATABASE_URL=database_url, MQTT_URL=broker.url)
     process.wait_ready()
     return process
 
 
 @pytest.fixture
-def query(database_url):
+def query(database_url: str) -> Iterator[Any]:
     with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
         yield lambda sql, *parameters: connection.execute(sql, parameters).fetchall()
 
 
-def test_a_reading_of_each_kind_is_stored_with_its_microseconds(ingestor, broker, query):
+def test_a_reading_of_each_kind_is_stored_with_its_microseconds(
+    ingestor: WattlineProcess, broker: Broker, query: Callable[..., Any]
+) -> None:
     at = datetime.now(UTC).replace(microsecond=123456)
     with device(broker.port) as publisher:
         publisher.meter(meter_reading(at=at))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -16,6 +16,7 @@ from ingestor.schema.migrate import migrate
 from ingestor.sink import FlushTimeoutError, Outcome, Sink
 from postgres.connecting import connect
 from postgres.failures import failure_kind
+from telemetry.readings import ReasonCode
 
 NOW_US = int(time.time()) * 1_000_000
 DAY_US = 86_400_000_000
@@ -211,7 +212,7 @@ def test_the_quarantine_is_bounded_in_bytes(url: str, sql: Sql) -> None:
     for number in range(10):
         batch = batch_of(rows(evil=0))
         batch.rejected = [
-            Rejection(f"t/{number}/{index}", bytes(40_000), code, "why", time.time())
+            Rejection(f"t/{number}/{index}", bytes(40_000), cast(ReasonCode, code), "why", time.time())
             for index, code in enumerate(("clock_skew", *["invalid_json"] * 9))
         ]
         deleted += stored(url, batch, bound=bound).kept.deleted

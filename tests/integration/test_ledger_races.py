@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from ingestor import hourly
 from ingestor import sink as sinking
 from ingestor.batch import Batch, Row
 from ingestor.hourly import HOUR_US, roll
@@ -77,7 +78,7 @@ def told(url: str, story: Callable[[Connection, Sink, Connection], Coroutine[Any
 async def held_flush(sink: Sink, rows: list[Row], patch: pytest.MonkeyPatch) -> AsyncIterator[asyncio.Task[Any]]:
     """A flush that has stored its rows and commits when the block ends."""
     stored_rows, go_on = asyncio.Event(), asyncio.Event()
-    invalidate = sinking.invalidate
+    invalidate = hourly.invalidate
 
     async def and_wait(*arguments: Any) -> None:
         stored_rows.set()

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mqtt5
@@ -22,8 +23,10 @@ from mqtt.errors import LinkLost, LinkRefused, PublishRefused
 from mqtt.link import Link, LinkOptions
 from mqtt.options import RECEIVE_MAXIMUM_MAX
 from mqtt.outbox import Outbox
+from tests.backends import Broker
 from tests.devices import device
 from tests.fake_broker import anyio_backend, nothing_left_behind  # noqa: F401 - fixtures
+from tests.proxy import TcpProxy
 from tests.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +35,7 @@ FILTERS = {"plain": "v1/#", "shared": "$share/crew/v1/#"}
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no `.env` of a developer is."""
     monkeypatch.chdir(tmp_path)
 
@@ -110,7 +113,7 @@ async def send(link: Link, payloads: list[bytes]) -> None:
 # Acknowledging
 
 
-async def test_what_is_unacknowledged_comes_again_with_the_dup_flag_and_nothing_else(broker):
+async def test_what_is_unacknowledged_comes_again_with_the_dup_flag_and_nothing_else(broker: Broker) -> None:
     inbox = Inbox(acknowledges=False)
     async with publisher(broker.url) as link:
         async with subscriber(kept(broker.url), inbox):
@@ -132,7 +135,7 @@ async def test_what_is_unacknowledged_comes_again_with_the_dup_flag_and_nothing_
             assert not last.packets[0].duplicate
 
 
-async def test_a_goodbye_loses_no_acknowledgement_although_messages_are_still_coming(broker):
+async def test_a_goodbye_loses_no_acknowledgement_although_messages_are_still_coming(broker: Broker) -> None:
     inbox = Inbox(acknowledges=False)
     async with publisher(broker.url) as link:
         async with subscriber(kept(broker.url), inbox) as receiving:
@@ -148,7 +151,7 @@ async def test_a_goodbye_loses_no_acknowledgement_although_messages_are_still_co
             assert set(again.payloads) == {b"y" * 1000}
 
 
-async def test_no_more_messages_come_unacknowledged_than_we_asked_for(broker):
+async def test_no_more_messages_come_unacknowledged_than_we_asked_for(broker: Broker) -> None:
     """Mosquitto 2.0.11 keeps to it only at first: there each PUBACK brings a whole window of messages."""
     inbox = Inbox(acknowledges=False)
     async with publisher(broker.url) as link, subscriber(kept(broker.url, receive_maximum=10), inbox):
@@ -159,7 +162,7 @@ async def test_no_more_messages_come_unacknowledged_than_we_asked_for(broker):
         await inbox.has(*numbered(25))
 
 
-async def test_the_largest_window_is_one_too(broker):
+async def test_the_largest_window_is_one_too(broker: Broker) -> None:
     """Mosquitto takes 65,535, from its configuration or by default, for "no limit"."""
     inbox = Inbox(acknowledges=False)
     async with subscriber(kept(broker.url), inbox):
@@ -180,7 +183,7 @@ async def test_the_largest_window_is_one_too(broker):
         assert len({packet.packet_id for packet in inbox.packets}) == RECEIVE_MAXIMUM_MAX
 
 
-async def test_a_session_without_expiry_ends_with_its_connection(broker):
+async def test_a_session_without_expiry_ends_with_its_connection(broker: Broker) -> None:
     inbox = Inbox(acknowledges=False)
     async with publisher(broker.url) as link:
         for _ in range(2):
@@ -193,7 +196,7 @@ async def test_a_session_without_expiry_ends_with_its_connection(broker):
     await inbox.has(b"1", b"1")
 
 
-async def test_an_old_filter_is_left(broker):
+async def test_an_old_filter_is_left(broker: Broker) -> None:
     old, new = Inbox(), Inbox()
     async with publisher(broker.url) as link:
         async with subscriber(kept(broker.url), old, "v1/#"):
@@ -206,7 +209,7 @@ async def test_an_old_filter_is_left(broker):
 # Publishing
 
 
-async def test_qos_0_is_published_and_received(broker):
+async def test_qos_0_is_published_and_received(broker: Broker) -> None:
     inbox = Inbox()
     async with publisher(broker.url) as link, subscriber(kept(broker.url), inbox):
         await link.publish("v1/telemetry/meter/M", b"0", qos=0)
@@ -214,14 +217,14 @@ async def test_qos_0_is_published_and_received(broker):
         assert inbox.packets[0].packet_id is None
 
 
-async def test_nobody_subscribed_is_no_success(broker):
+async def test_nobody_subscribed_is_no_success(broker: Broker) -> None:
     async with publisher(broker.url) as link:
         with pytest.raises(PublishRefused, match="is the ingestor running") as raised:
             await link.publish("v1/telemetry/meter/M", b"1")
         assert raised.value.code == 0x10
 
 
-async def test_a_message_too_large_for_the_broker_is_refused_and_the_connection_stays(broker):
+async def test_a_message_too_large_for_the_broker_is_refused_and_the_connection_stays(broker: Broker) -> None:
     inbox = Inbox()
     async with publisher(broker.url) as link, subscriber(kept(broker.url), inbox):
         connection = link.connection
@@ -233,7 +236,7 @@ async def test_a_message_too_large_for_the_broker_is_refused_and_the_connection_
         assert link.connection is connection
 
 
-async def test_whatever_a_device_may_put_around_its_payload_arrives(broker):
+async def test_whatever_a_device_may_put_around_its_payload_arrives(broker: Broker) -> None:
     """A message that our codec could not read would come again and again, and nothing behind it ever."""
     properties = Properties(PacketTypes.PUBLISH)
     properties.PayloadFormatIndicator = 0
@@ -241,7 +244,7 @@ async def test_whatever_a_device_may_put_around_its_payload_arrives(broker):
     properties.ContentType = "application/json; charset=ÿ\U0010fffd"
     properties.ResponseTopic = "answers/here"
     properties.CorrelationData = b"\x00\xff\xfe"
-    properties.UserProperty = [("", ""), ("k", "v"), ("k", "v"), ("ключ", "x" * 1000)]
+    properties.UserProperty = pairs = [("", ""), ("k", "v"), ("k", "v"), ("ключ", "x" * 1000)]
     inbox = Inbox()
     async with subscriber(kept(broker.url), inbox):
         with device(broker.port) as dev:
@@ -250,7 +253,7 @@ async def test_whatever_a_device_may_put_around_its_payload_arrives(broker):
                 publish(topic, b"\xff\x00", qos=2, properties=properties)
             await inbox.holds(4)
     assert [packet.qos for packet in inbox.packets] == [mqtt5.QoS.AT_LEAST_ONCE] * 4
-    assert inbox.packets[0].user_properties == properties.UserProperty
+    assert inbox.packets[0].user_properties == pairs
 
 
 # Restart, cut, silence
@@ -263,7 +266,7 @@ async def answered(link: Link) -> None:
 
 
 @pytest.mark.parametrize("kind", FILTERS)
-async def test_a_broker_restart_is_survived(broker, kind):
+async def test_a_broker_restart_is_survived(broker: Broker, kind: str) -> None:
     inbox = Inbox()
     async with publisher(broker.url) as link, subscriber(kept(broker.url), inbox, FILTERS[kind]) as receiving:
         await send(link, [b"before"])
@@ -280,7 +283,7 @@ async def test_a_broker_restart_is_survived(broker, kind):
         await inbox.has(b"before", b"after")
 
 
-async def test_a_broker_restart_brings_back_what_was_unacknowledged(broker):
+async def test_a_broker_restart_brings_back_what_was_unacknowledged(broker: Broker) -> None:
     inbox = Inbox(acknowledges=False)
     async with subscriber(kept(broker.url), inbox) as receiving:
         async with publisher(broker.url) as link:
@@ -294,7 +297,7 @@ async def test_a_broker_restart_brings_back_what_was_unacknowledged(broker):
         await receiving.wait_connected(30)
 
 
-async def test_a_broker_that_is_not_there_yet(broker):
+async def test_a_broker_that_is_not_there_yet(broker: Broker) -> None:
     broker.stop()
     async with Link(options_for(broker.url, "early")) as link:
         with pytest.raises(LinkLost) as raised:
@@ -306,7 +309,9 @@ async def test_a_broker_that_is_not_there_yet(broker):
         await link.wait_connected(30)
 
 
-async def test_a_cut_connection_comes_back_and_loses_nothing(broker, proxy_factory):
+async def test_a_cut_connection_comes_back_and_loses_nothing(
+    broker: Broker, proxy_factory: Callable[[int], TcpProxy]
+) -> None:
     proxy = proxy_factory(broker.port)
     inbox = Inbox(acknowledges=False)
     came_back: list[bool] = []
@@ -325,7 +330,9 @@ async def test_a_cut_connection_comes_back_and_loses_nothing(broker, proxy_facto
         assert came_back == [True]
 
 
-async def test_a_half_dead_connection_is_noticed_and_replaced(broker, proxy_factory, caplog):
+async def test_a_half_dead_connection_is_noticed_and_replaced(
+    broker: Broker, proxy_factory: Callable[[int], TcpProxy], caplog: pytest.LogCaptureFixture
+) -> None:
     proxy = proxy_factory(broker.port)
     inbox = Inbox()
     url = f"mqtt://127.0.0.1:{proxy.port}"
@@ -342,7 +349,7 @@ async def test_a_half_dead_connection_is_noticed_and_replaced(broker, proxy_fact
     assert any("has been silent for 1.0 s" in record.message for record in caplog.records)
 
 
-async def test_paused_for_longer_than_the_keepalive_nobody_gives_up(broker):
+async def test_paused_for_longer_than_the_keepalive_nobody_gives_up(broker: Broker) -> None:
     inbox = Inbox()
     async with (
         publisher(broker.url) as link,
@@ -362,7 +369,9 @@ async def test_paused_for_longer_than_the_keepalive_nobody_gives_up(broker):
 # Who else connects
 
 
-async def test_a_client_id_that_two_use_is_named(broker, monkeypatch, caplog):
+async def test_a_client_id_that_two_use_is_named(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Mosquitto says that a session was taken over from 2.0.15 on; before it just cuts."""
     monkeypatch.setattr("mqtt.link.BACKOFF_SECONDS_MIN", 0.01)
     caplog.set_level(logging.WARNING, "telemetry")

@@ -11,8 +11,10 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mqtt5 import PublishPacket
 
 from config.errors import SettingsError
 from config.settings import load_settings
@@ -63,7 +65,7 @@ password_file passwords
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no `.env` of a developer is."""
     monkeypatch.chdir(tmp_path)
 
@@ -109,7 +111,7 @@ def guarded(tmp_path: Path) -> Iterator[Callable[..., GuardedBroker]]:
 
 
 @pytest.fixture
-def tls_broker(guarded, certificates) -> Callable[..., GuardedBroker]:
+def tls_broker(guarded: Callable[..., GuardedBroker], certificates: Path) -> Callable[..., GuardedBroker]:
     """`tls_broker(more_lines, server="server")`: one with a TLS listener, and a plain one."""
 
     def start(more: str = "", server: str = "server") -> GuardedBroker:
@@ -123,7 +125,7 @@ def tls_broker(guarded, certificates) -> Callable[..., GuardedBroker]:
     return start
 
 
-def options(url: str, **settings: str) -> LinkOptions:
+def options(url: str, **settings: Any) -> LinkOptions:
     made = LinkOptions.from_settings(load_settings(mqtt_url=url, **settings), client_id="tester")
     return LinkOptions(**{**vars(made), "connect_timeout_seconds": 3.0})
 
@@ -138,12 +140,14 @@ async def failure(given: LinkOptions) -> str:
 # TLS
 
 
-async def test_a_certificate_of_our_ca_is_trusted_and_everything_works_as_without(tls_broker, certificates):
+async def test_a_certificate_of_our_ca_is_trusted_and_everything_works_as_without(
+    tls_broker: Callable[..., GuardedBroker], certificates: Path
+) -> None:
     broker = tls_broker()
     given = options(f"mqtts://127.0.0.1:{broker.tls_port}", mqtt_tls_ca=str(certificates / "ca.pem"))
     got: list[bytes] = []
 
-    def receive(connection, packets):
+    def receive(connection: Connection, packets: list[PublishPacket]) -> None:
         got.extend(packet.payload for packet in packets)
         connection.acknowledge([packet.packet_id for packet in packets if packet.packet_id is not None])
 
@@ -171,7 +175,9 @@ async def test_a_certificate_of_our_ca_is_trusted_and_everything_works_as_withou
 
 
 @pytest.mark.parametrize("ca", [None, "stranger.pem"])
-async def test_a_certificate_of_somebody_elses_ca_is_not_trusted(tls_broker, certificates, ca):
+async def test_a_certificate_of_somebody_elses_ca_is_not_trusted(
+    tls_broker: Callable[..., GuardedBroker], certificates: Path, ca: str | None
+) -> None:
     url = f"mqtts://127.0.0.1:{tls_broker().tls_port}"
     given = options(url) if ca is None else options(url, mqtt_tls_ca=str(certificates / ca))
     text = await failure(given)
@@ -179,26 +185,30 @@ async def test_a_certificate_of_somebody_elses_ca_is_not_trusted(tls_broker, cer
     assert text.endswith("); set MQTT_TLS_CA to the CA that signed it")
 
 
-async def test_a_certificate_for_another_name_is_not_trusted(tls_broker, certificates):
+async def test_a_certificate_for_another_name_is_not_trusted(
+    tls_broker: Callable[..., GuardedBroker], certificates: Path
+) -> None:
     url = f"mqtts://127.0.0.1:{tls_broker(server='elsewhere').tls_port}"
     text = await failure(options(url, mqtt_tls_ca=str(certificates / "ca.pem")))
     assert "IP address mismatch" in text
     assert text.endswith("; MQTT_URL must name the broker as its certificate does")
 
 
-async def test_tls_to_a_plain_port(tls_broker, certificates):
+async def test_tls_to_a_plain_port(tls_broker: Callable[..., GuardedBroker], certificates: Path) -> None:
     url = f"mqtts://127.0.0.1:{tls_broker().port}"
     text = await failure(options(url, mqtt_tls_ca=str(certificates / "ca.pem")))
     assert text.startswith(f"no TLS with the broker at {url} (")
     assert text.endswith("); is that its TLS port?")
 
 
-async def test_no_tls_to_a_tls_port(tls_broker):
+async def test_no_tls_to_a_tls_port(tls_broker: Callable[..., GuardedBroker]) -> None:
     text = await failure(options(f"mqtt://127.0.0.1:{tls_broker().tls_port}"))
     assert text.endswith("is its port the right one (a TLS port needs mqtts:// in MQTT_URL)?")
 
 
-async def test_a_client_certificate_opens_the_door(tls_broker, certificates):
+async def test_a_client_certificate_opens_the_door(
+    tls_broker: Callable[..., GuardedBroker], certificates: Path
+) -> None:
     broker = tls_broker(CLIENT_CERTIFICATE)
     url, ca = f"mqtts://127.0.0.1:{broker.tls_port}", str(certificates / "ca.pem")
     key, certificate = str(certificates / "client.key"), str(certificates / "client.pem")
@@ -220,7 +230,9 @@ async def test_a_client_certificate_opens_the_door(tls_broker, certificates):
         ({"mqtt_tls_cert": "client.key", "mqtt_tls_key": "client.key"}, "cannot use client.key, client.key: "),
     ],
 )
-async def test_a_file_that_cannot_be_used_is_named(certificates, monkeypatch, given, said):
+async def test_a_file_that_cannot_be_used_is_named(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], said: str
+) -> None:
     monkeypatch.chdir(certificates)
     with pytest.raises(SettingsError) as raised:
         options("mqtts://127.0.0.1", **given)
@@ -238,7 +250,7 @@ def password_line(user: str, password: str) -> str:
     return f"{user}:$7$101${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}\n"
 
 
-async def test_a_password_is_asked_for(guarded):
+async def test_a_password_is_asked_for(guarded: Callable[..., GuardedBroker]) -> None:
     broker = guarded(PASSWORDS, {"passwords": password_line("ann", PASSWORD)})
     right = f"mqtt://ann:it%27s%20a%20secret@127.0.0.1:{broker.port}"
     await (await Connection.open(options(right))).disconnect()
@@ -259,7 +271,9 @@ async def cut_and_back(link: Link) -> None:
     await link.wait_connected(30)
 
 
-async def test_a_rotated_certificate_is_read_again_and_a_bad_one_is_not(tls_broker, certificates, tmp_path, caplog):
+async def test_a_rotated_certificate_is_read_again_and_a_bad_one_is_not(
+    tls_broker: Callable[..., GuardedBroker], certificates: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     broker = tls_broker(CLIENT_CERTIFICATE)
     files = {name: tmp_path / name for name in ("ca.pem", "client.pem", "client.key")}
 

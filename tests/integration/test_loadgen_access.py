@@ -52,7 +52,13 @@ def guarded(tmp_path: Path) -> Iterator[Callable[[str, dict[str, str]], GuardedB
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command to make a certificate")
 @pytest.mark.parametrize("version", ["3.1.1", "5"])
-def test_tls_with_a_certificate_of_ones_own(guarded, tmp_path, monkeypatch, capsys, version) -> None:
+def test_tls_with_a_certificate_of_ones_own(
+    guarded: Callable[..., GuardedBroker],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    version: str,
+) -> None:
     new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "server.key")
     subprocess.run(
         ["openssl", "req", "-x509", *new_key, "-out", "server.pem", "-subj", "/CN=x", "-addext",
@@ -71,7 +77,12 @@ def test_tls_with_a_certificate_of_ones_own(guarded, tmp_path, monkeypatch, caps
 
 
 @pytest.mark.parametrize("version", ["3.1.1", "5"])
-def test_a_broker_that_wants_a_password(guarded, monkeypatch, capsys, version) -> None:
+def test_a_broker_that_wants_a_password(
+    guarded: Callable[..., GuardedBroker],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    version: str,
+) -> None:
     broker = guarded(PASSWORDS, {"passwords": ""})
     monkeypatch.setattr(run_module, "CONNECT_SECONDS_MAX", 0.3)
     monkeypatch.setenv("MQTT_URL", f"mqtt://ann:secret@127.0.0.1:{broker.port}")

@@ -53,7 +53,10 @@ def system(tmp_path_factory: pytest.TempPathFactory, postgres_server: Database) 
         broker = new_broker(folder / "broker")
         broker.start()
         stack.callback(broker.stop)
-        environment = {"MQTT_URL": broker.url, "DATABASE_URL": postgres_server.url_of("test_loadgen_modes")}
+        environment: dict[str, Any] = {
+            "MQTT_URL": broker.url,
+            "DATABASE_URL": postgres_server.url_of("test_loadgen_modes"),
+        }
         ingest = WattlineProcess("ingest", folder=folder, **environment)
         stack.callback(ingest.kill)
         ingest.start()
@@ -85,7 +88,9 @@ def loadgen(
     return run
 
 
-def test_as_fast_as_it_goes_with_every_fault_is_verified_exactly(loadgen, system, prefix) -> None:
+def test_as_fast_as_it_goes_with_every_fault_is_verified_exactly(
+    loadgen: Callable[..., tuple[int, dict[str, Any]]], system: System, prefix: str
+) -> None:
     shares = ("--duplicates", "0.1", "--late", "0.1", "--malformed", "0.1")
     status, report = loadgen("--max", "--messages", "3000", *shares, "--verify")
     assert status == 0
@@ -111,7 +116,7 @@ def test_as_fast_as_it_goes_with_every_fault_is_verified_exactly(loadgen, system
     assert reason.startswith("invalid_")
 
 
-def test_an_open_loop_keeps_its_rate(loadgen) -> None:
+def test_an_open_loop_keeps_its_rate(loadgen: Callable[..., tuple[int, dict[str, Any]]]) -> None:
     status, report = loadgen("--rate", "1000", "--duration", "1", "--verify", "--mqtt-version", "3.1.1")
     assert status == 0
     assert report["acknowledged"] == report["verified"]["acknowledged"] == 1000
@@ -120,7 +125,9 @@ def test_an_open_loop_keeps_its_rate(loadgen) -> None:
     assert report["committedMilliseconds"]["p50"] >= report["pubackMilliseconds"]["p50"]
 
 
-def test_a_backfill_stores_a_minute_a_reading_and_a_second_one_is_told_apart(loadgen, system, prefix) -> None:
+def test_a_backfill_stores_a_minute_a_reading_and_a_second_one_is_told_apart(
+    loadgen: Callable[..., tuple[int, dict[str, Any]]], system: System, prefix: str
+) -> None:
     status, report = loadgen("--hours", "1", "--verify")
     assert status == 0
     assert report["verified"]["acknowledged"] == 40 * 60
@@ -136,13 +143,19 @@ def test_a_backfill_stores_a_minute_a_reading_and_a_second_one_is_told_apart(loa
     assert "choose another --prefix" in report["error"]
 
 
-def test_a_connection_for_each_device(loadgen) -> None:
+def test_a_connection_for_each_device(loadgen: Callable[..., tuple[int, dict[str, Any]]]) -> None:
     status, report = loadgen("--connections", "40", "--max", "--messages", "400", "--verify")
     assert status == 0
     assert report["verified"]["acknowledged"] == 400
 
 
-def test_a_broker_that_goes_in_the_middle_ends_with_a_true_report(loadgen, system, prefix, monkeypatch, capsys) -> None:
+def test_a_broker_that_goes_in_the_middle_ends_with_a_true_report(
+    loadgen: Callable[..., tuple[int, dict[str, Any]]],
+    system: System,
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """What was acknowledged is stored once the broker is back; what was not is said, and the status is 1."""
 
     async def lose_the_broker(run: Run, settings: Settings) -> None:
@@ -170,7 +183,9 @@ def test_a_broker_that_goes_in_the_middle_ends_with_a_true_report(loadgen, syste
     assert "no connection to a broker" in log
 
 
-def test_an_interrupted_endless_run_reports(start_wattline, system, prefix) -> None:
+def test_an_interrupted_endless_run_reports(
+    start_wattline: Callable[..., WattlineProcess], system: System, prefix: str
+) -> None:
     loadgen = start_wattline("loadgen", *FLEET, "--prefix", prefix, "--rate", "200", **system.environment)
     wait_until(lambda: "publishing to" in loadgen.output(), 20, "it has begun")
     loadgen.signal(signal.SIGINT)
@@ -178,7 +193,9 @@ def test_an_interrupted_endless_run_reports(start_wattline, system, prefix) -> N
     assert "loadgen itself:" in loadgen.output()
 
 
-def test_without_a_broker_the_report_says_so(monkeypatch, capsys) -> None:
+def test_without_a_broker_the_report_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(run_module, "CONNECT_SECONDS_MAX", 0.3)
     monkeypatch.setenv("MQTT_URL", f"mqtt://{LOOPBACK}:{free_ports(1)[0]}")
     assert main(["loadgen", "--max", "--messages", "10", "--json"]) == 1

@@ -26,7 +26,7 @@ def test_the_declaration_is_the_one_that_the_tests_use() -> None:
 
 def test_the_migration_is_one_that_check_lets_pass() -> None:
     squawk = Path(sys.executable).parent / "squawk"
-    command = [squawk, "--config", ROOT / ".squawk.toml", "--stdin-filepath", "recipe.sql"]
+    command = [str(squawk), "--config", str(ROOT / ".squawk.toml"), "--stdin-filepath", "recipe.sql"]
     done = subprocess.run(command, input=block("sql"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -56,9 +56,7 @@ def set_defaults(url: str, defaults: dict[str, str]) -> None:
         database = sql.Identifier(connection.info.dbname)
         for name, value in defaults.items():
             values = sql.SQL(", ").join(map(sql.Literal, value.split(", ") if name == "search_path" else [value]))
-            connection.execute(
-                sql.SQL("ALTER DATABASE {} SET {} TO {}").format(database, sql.SQL(name), values)  # type: ignore[arg-type]
-            )
+            connection.execute(sql.SQL("ALTER DATABASE {} SET {} TO {}").format(database, sql.SQL(name), values))
 
 
 async def shown(session: Session, names: Iterator[str]) -> dict[str, str]:

@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingestor.batch import Batch
+from ingestor.batch import Batch, Row
 from ingestor.schema.migrate import migrate
-from ingestor.sink import Sink
+from ingestor.sink import Outcome, Sink
 from postgres.connecting import connect
+from tests.backends import Database
 
 DAY_US = 86_400_000_000
 TODAY_US = int(time.time()) * 1_000_000
@@ -31,7 +33,7 @@ batches = st.builds(
 
 
 @pytest.fixture(scope="module")
-def migrated_url(postgres_server):
+def migrated_url(postgres_server: Database) -> str:
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
         connection.execute("CREATE DATABASE test_sink TEMPLATE template0")
     url = postgres_server.url_of("test_sink")
@@ -46,13 +48,13 @@ async def _migrate(url: str) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(batches, max_size=4))
-def test_batches_of_any_kind_are_stored_as_a_model_says(migrated_url, sequence):
+def test_batches_of_any_kind_are_stored_as_a_model_says(migrated_url: str, sequence: list[Batch] | list[Any]) -> None:
     with psycopg.connect(migrated_url, autocommit=True) as connection:
         connection.execute(
             "TRUNCATE meter_readings_history, vehicle_readings_history, meter_status, vehicle_status, rejected_messages"
         )
 
-        async def store():
+        async def store() -> Any:
             sink = Sink(migrated_url)
             outcomes = [await sink.store(batch) for batch in sequence]
             # As after an answer to COMMIT that was lost: nothing is stored or kept a second time.
@@ -70,7 +72,7 @@ def test_batches_of_any_kind_are_stored_as_a_model_says(migrated_url, sequence):
             ("meter", "kwh_consumed_ac, voltage"),
             ("vehicle", "soc, kwh_delivered_dc, battery_temp"),
         ):
-            first = {}
+            first: dict[Any, Any] = {}
             for batch, outcome in zip(sequence, outcomes, strict=True):
                 rows = batch.rows[kind]
                 before = len(first)
@@ -94,8 +96,8 @@ def test_batches_of_any_kind_are_stored_as_a_model_says(migrated_url, sequence):
         assert different <= rows_kept <= conflicts
 
 
-def outcome_of(url, batch):
-    async def store():
+def outcome_of(url: str, batch: Batch) -> Outcome:
+    async def store() -> Any:
         sink = Sink(url)
         outcome = await sink.store(batch)
         await sink.close()
@@ -104,7 +106,7 @@ def outcome_of(url, batch):
     return asyncio.run(store())
 
 
-def test_a_conflict_names_what_is_stored_and_what_came(migrated_url):
+def test_a_conflict_names_what_is_stored_and_what_came(migrated_url: str) -> None:
     first, other = ("NAMED", TODAY_US, 0.25, 230.0), ("NAMED", TODAY_US, 0.5, 230.0)
     outcome_of(migrated_url, Batch(rows={"meter": [first], "vehicle": []}, received_at=TODAY_US / 1e6))
     (refusal,) = outcome_of(
@@ -119,15 +121,15 @@ def test_a_conflict_names_what_is_stored_and_what_came(migrated_url):
 
 
 @pytest.mark.parametrize("may_be_stored", [False, True])
-def test_a_late_reading_is_a_sign_of_life_and_a_duplicate_is_none(migrated_url, may_be_stored):
+def test_a_late_reading_is_a_sign_of_life_and_a_duplicate_is_none(migrated_url: str, may_be_stored: bool) -> None:
     device = f"LATE-{may_be_stored}"
     newest, late = (device, TODAY_US, 1.0, 230.0), (device, TODAY_US - 60_000_000, 2.0, 231.0)
 
-    def store(*rows):
+    def store(*rows: Any) -> None:
         meters = [*rows, (f"OTHER-{device}", TODAY_US, 1.0, 230.0)]
         outcome_of(migrated_url, Batch(rows={"meter": meters, "vehicle": []}, may_be_stored=may_be_stored))
 
-    def status():
+    def status() -> Any:
         with psycopg.connect(migrated_url) as connection:
             query = "SELECT last_updated, last_reading, kwh_consumed_ac FROM meter_status WHERE meter_id = %s"
             return connection.execute(query, [device]).fetchone()
@@ -143,7 +145,7 @@ def test_a_late_reading_is_a_sign_of_life_and_a_duplicate_is_none(migrated_url, 
 
 
 @pytest.mark.parametrize("change", ["NEW.voltage := round(NEW.voltage)", "NEW.ts := date_trunc('second', NEW.ts)"])
-def test_what_a_trigger_of_the_owners_changes_keeps_the_books_balanced(migrated_url, change):
+def test_what_a_trigger_of_the_owners_changes_keeps_the_books_balanced(migrated_url: str, change: str) -> None:
     """A repetition beside it makes the merge look at what is stored, which is not what came."""
     with psycopg.connect(migrated_url, autocommit=True) as connection:
         connection.execute(
@@ -166,14 +168,14 @@ def test_what_a_trigger_of_the_owners_changes_keeps_the_books_balanced(migrated_
     assert (outcome.committed["meter"] + len(outcome.refused), outcome.duplicate["meter"]) == (5, 1)
 
 
-def test_of_two_ingestors_at_once_one_stores_a_reading_and_the_other_has_a_conflict(migrated_url):
+def test_of_two_ingestors_at_once_one_stores_a_reading_and_the_other_has_a_conflict(migrated_url: str) -> None:
     count = 300
 
-    def batch(energy):
-        meters = [(f"RACE-{number:03}", TODAY_US, energy, 230.0) for number in range(count)]
+    def batch(energy: float) -> Batch:
+        meters: list[Row] = [(f"RACE-{number:03}", TODAY_US, energy, 230.0) for number in range(count)]
         return Batch(rows={"meter": meters, "vehicle": []}, received_at=TODAY_US / 1e6)
 
-    async def both():
+    async def both() -> Any:
         sinks = [Sink(migrated_url), Sink(migrated_url)]
         outcomes = await asyncio.gather(*(sink.store(batch(energy)) for energy, sink in enumerate(sinks, 1)))
         for sink in sinks:
@@ -186,7 +188,7 @@ def test_of_two_ingestors_at_once_one_stores_a_reading_and_the_other_has_a_confl
     assert {refusal.code for outcome in outcomes for refusal in outcome.refused} == {"conflict"}
 
 
-def test_what_waits_for_a_lock_is_compared_when_it_is_stored(migrated_url):
+def test_what_waits_for_a_lock_is_compared_when_it_is_stored(migrated_url: str) -> None:
     """The first of a batch is stored, also where all of its device has to wait."""
     first, other = ("HELD", TODAY_US, 1.0, 230.0), ("HELD", TODAY_US, 2.0, 230.0)
     outcome_of(migrated_url, Batch(rows={"meter": [("HELD", TODAY_US - 1, 1.0, 230.0)], "vehicle": []}))

@@ -108,7 +108,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, postgres_server: Database) 
         broker.start()
         stack.callback(broker.stop)
         url = postgres_server.url_of("test_third_kind")
-        environment = {"MQTT_URL": broker.url, "DATABASE_URL": url, "PYTHONPATH": str(folder)}
+        environment: dict[str, Any] = {"MQTT_URL": broker.url, "DATABASE_URL": url, "PYTHONPATH": str(folder)}
         environment["API_WRITE_LOOPBACK"] = "1"
         ingest, api = (WattlineProcess(name, folder=folder, **environment) for name in ("ingest", "api"))
         for process in (ingest, api):

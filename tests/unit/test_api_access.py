@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ FOREIGN = [
 
 
 def rules(**changes: Any) -> AccessRules:
-    defaults = {
+    defaults: dict[str, Any] = {
         "read_tokens": None,
         "write_tokens": None,
         "origins": frozenset(),
@@ -61,12 +62,12 @@ def status(asked: AccessRules, method: str, path: str = "/v1/x", target_host: st
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "ANYTHING"])
 @pytest.mark.parametrize("host", OURS)
-def test_where_it_is_said_so_this_machine_writes_without_tokens(method, host):
+def test_where_it_is_said_so_this_machine_writes_without_tokens(method: str, host: str) -> None:
     assert status(rules(), method, host=host) == 200
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_without_tokens_nobody_writes_unless_it_is_said_so(method):
+def test_without_tokens_nobody_writes_unless_it_is_said_so(method: str) -> None:
     asked = rules(write_loopback=False)
     assert status(asked, method, **LOCAL) == 403
     refusal = asked.refusal({"type": "http", "method": method, "path": "/", "headers": [(b"host", b"localhost")]})
@@ -89,15 +90,15 @@ def test_without_tokens_nobody_writes_unless_it_is_said_so(method):
         {**LOCAL, "target_host": "example.com"},
     ],
 )
-def test_without_tokens_nobody_else_writes(headers):
+def test_without_tokens_nobody_else_writes(headers: dict[str, Any] | dict[str, str]) -> None:
     assert status(rules(), "POST", **headers) == 403
 
 
-def test_without_tokens_an_api_that_others_reach_takes_no_writes():
+def test_without_tokens_an_api_that_others_reach_takes_no_writes() -> None:
     assert status(rules(loopback_only=False), "POST", **LOCAL) == 403
 
 
-def test_a_listed_host_reads_and_does_not_write():
+def test_a_listed_host_reads_and_does_not_write() -> None:
     asked = rules(hosts=frozenset({"fleet.example.com"}))
     for host in ("fleet.example.com", "Fleet.Example.COM.:8443"):
         assert status(asked, "GET", host=host) == 200
@@ -105,14 +106,14 @@ def test_a_listed_host_reads_and_does_not_write():
 
 
 @pytest.mark.parametrize("host", OURS)
-def test_on_loopback_our_names_read_without_a_token(host):
+def test_on_loopback_our_names_read_without_a_token(host: str) -> None:
     assert status(rules(), "GET", host=host) == 200
     assert status(rules(), "GET", host=host, target_host=host, x_forwarded_host="fleet.example.com") == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/x", "/", "/metrics", "/openapi.json"])
 @pytest.mark.parametrize("host", FOREIGN)
-def test_on_loopback_a_foreign_host_reads_nothing(host, path):
+def test_on_loopback_a_foreign_host_reads_nothing(host: str, path: str) -> None:
     asked = rules()
     assert status(asked, "GET", path, host=host) == 403
     assert status(asked, "GET", path) == 403
@@ -122,7 +123,7 @@ def test_on_loopback_a_foreign_host_reads_nothing(host, path):
     assert status(asked, "GET", "/healthz", host=host) == 200
 
 
-def test_a_token_is_good_under_any_host():
+def test_a_token_is_good_under_any_host() -> None:
     asked = rules(read_tokens=(b"reader",), write_tokens=(b"writer",))
     assert status(asked, "GET", host="fleet.example.com", authorization="Bearer reader") == 200
     assert status(asked, "POST", host="fleet.example.com", authorization="Bearer writer") == 200
@@ -141,25 +142,29 @@ def test_a_token_is_good_under_any_host():
         ({}, True, "wattline.local:3000", 403),
     ],
 )
-def test_which_hosts_count_follows_from_the_settings(given, loopback_only, host, expected):
+def test_which_hosts_count_follows_from_the_settings(
+    given: dict[str, Any] | dict[str, str], loopback_only: bool, host: str, expected: int
+) -> None:
     asked = AccessRules.of(Settings(_env_file=None, **given), loopback_only=loopback_only)
     assert status(asked, "GET", host=host) == expected
 
 
 @pytest.mark.parametrize("value", ["https://fleet.example.com", "*", "a,", "a b", "fleet.example.com/x", "u@h"])
-def test_a_list_of_hosts_that_names_none_is_a_settings_error(monkeypatch, tmp_path, value):
+def test_a_list_of_hosts_that_names_none_is_a_settings_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match="API_ALLOWED_HOSTS"):
         load_settings(api_allowed_hosts=value)
 
 
-def test_own_and_listed_origins_write():
+def test_own_and_listed_origins_write() -> None:
     assert status(rules(), "POST", **LOCAL, origin="http://localhost:3000") == 200
     listed = rules(origins=frozenset({"https://fleet.example.com"}))
     assert status(listed, "POST", **LOCAL, origin="https://fleet.example.com") == 200
 
 
-def test_a_token_counts_for_what_it_is_listed_for():
+def test_a_token_counts_for_what_it_is_listed_for() -> None:
     asked = rules(read_tokens=(b"reader", b"second"), write_tokens=(b"writer",), loopback_only=False)
     for method, token, expected in [
         ("GET", "reader", 200),
@@ -177,19 +182,21 @@ def test_a_token_counts_for_what_it_is_listed_for():
 @pytest.mark.parametrize(
     "path", ["/", "/static/live.js", "/api", "/api/swagger.js", "/openapi.json", "/healthz", "/readyz", "/metrics"]
 )
-def test_what_is_open_stays_open(path):
+def test_what_is_open_stays_open(path: str) -> None:
     assert status(rules(read_tokens=(b"reader",)), "GET", path) == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/stream", "/apiv1", "/static", "//", "/metrics/"])
-def test_nothing_else_is_open(path):
+def test_nothing_else_is_open(path: str) -> None:
     expected = 200 if path == "/static" else 401
     assert status(rules(read_tokens=(b"reader",)), "GET", path) == expected
 
 
 @pytest.mark.parametrize("name", ["API_READ_TOKENS", "API_WRITE_TOKENS", "API_CORS_ORIGINS"])
 @pytest.mark.parametrize("value", [",", "s3cret,", "s3c ret", " "])
-def test_a_list_with_a_gap_is_a_settings_error_without_the_secret(monkeypatch, tmp_path, name, value):
+def test_a_list_with_a_gap_is_a_settings_error_without_the_secret(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=name) as caught:
@@ -199,7 +206,7 @@ def test_a_list_with_a_gap_is_a_settings_error_without_the_secret(monkeypatch, t
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_body_that_never_ends_is_given_up(monkeypatch):
+async def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     async def receive() -> Any:
         await asyncio.Event().wait()
 

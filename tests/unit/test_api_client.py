@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 from pydantic import ValidationError
@@ -23,7 +25,7 @@ def answer(data: object, status: int = 200, url: str = STATUS) -> httpx.Response
     return httpx.Response(status, json=body, request=httpx.Request("GET", url))
 
 
-def test_what_is_described_passes():
+def test_what_is_described_passes() -> None:
     check_answer(answer(GOOD))
     check_answer(answer({"success": False, "message": "No.", "errors": []}, 404))
 
@@ -39,16 +41,16 @@ def test_what_is_described_passes():
         {"lastReading": None},
     ],
 )
-def test_what_is_not_does_not(wrong):
+def test_what_is_not_does_not(wrong: Any) -> None:
     with pytest.raises(ValidationError):
         check_answer(answer(GOOD | wrong))
 
 
-def test_an_error_in_another_form():
+def test_an_error_in_another_form() -> None:
     with pytest.raises(ValidationError):
         check_answer(answer({"detail": "No."}, 404))
 
 
-def test_success_where_nothing_is_described():
+def test_success_where_nothing_is_described() -> None:
     with pytest.raises(AssertionError, match="not described"):
         check_answer(answer(GOOD, url="http://localhost/v1/telemetry/meter/METER-001"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import psycopg
 import pytest
@@ -12,7 +13,7 @@ from analytics_api.database.failures import BUSY, Complaints, has_ended
 from analytics_api.database.outage import Outage
 
 
-def test_an_outage_is_said_once_until_its_reason_changes(caplog):
+def test_an_outage_is_said_once_until_its_reason_changes(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     outage = Outage("db:5432/energy")
     outage.ended()
@@ -39,11 +40,11 @@ def test_an_outage_is_said_once_until_its_reason_changes(caplog):
         (psycopg.ProgrammingError("the query has 1 placeholder"), False),
     ],
 )
-def test_whether_the_connection_is_lost(error, ended):
+def test_whether_the_connection_is_lost(error: Any, ended: bool) -> None:
     assert has_ended(error) is ended
 
 
-def test_failing_queries_are_one_line_and_no_word_of_theirs_reaches_a_client(caplog):
+def test_failing_queries_are_one_line_and_no_word_of_theirs_reaches_a_client(caplog: pytest.LogCaptureFixture) -> None:
     async def refused() -> list[str]:
         complaints = Complaints()
         errors = (
@@ -60,7 +61,7 @@ def test_failing_queries_are_one_line_and_no_word_of_theirs_reaches_a_client(cap
     ]
 
 
-def test_a_query_that_takes_too_long_is_busy():
+def test_a_query_that_takes_too_long_is_busy() -> None:
     async def refused() -> str:
         return str(Complaints().refused(psycopg.errors.QueryCanceled()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from typing import cast
 
 import pytest
 
@@ -71,18 +72,18 @@ async def held_up_seconds(items: list[object]) -> float:
         "timestamp",
     ],
 )
-def test_no_array_holds_up_the_others(items):
+def test_no_array_holds_up_the_others(items: list[object]) -> None:
     assert min(asyncio.run(held_up_seconds(items)) for _ in range(ROUNDS)) < HELD_UP_SECONDS_MAX
 
 
-def test_surplus_fields_are_left_out_and_the_reading_stays_wrong():
-    kept = without_surplus("meter", MANY_FIELDS)
+def test_surplus_fields_are_left_out_and_the_reading_stays_wrong() -> None:
+    kept = cast("dict[str, object]", without_surplus("meter", MANY_FIELDS))
     assert GOOD.items() < kept.items()
     assert len(kept) == len(GOOD) + 10
     for item in (GOOD, GOOD | {"one": 1}, [1], "text", None):
         assert without_surplus("meter", item) is item
 
 
-def test_a_payload_full_of_readings_is_not_overfull():
+def test_a_payload_full_of_readings_is_not_overfull() -> None:
     assert not is_overfull(json.dumps([GOOD] * 12_800).encode())
     assert is_overfull(b"[" * 60_000)

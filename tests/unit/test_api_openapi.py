@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -29,7 +30,7 @@ def app() -> Starlette:
 
 
 @pytest.fixture(scope="module")
-def document() -> dict:
+def document() -> dict[str, Any]:
     return json.loads(openapi.document())
 
 
@@ -43,19 +44,19 @@ def served(app: Starlette) -> set[tuple[str, str]]:
     }
 
 
-def described(document: dict) -> set[tuple[str, str]]:
+def described(document: dict[str, Any]) -> set[tuple[str, str]]:
     return {(method, path) for path, methods in document["paths"].items() for method in methods}
 
 
-def test_every_route_is_described(app, document):
+def test_every_route_is_described(app: Starlette, document: dict[str, Any]) -> None:
     assert served(app) - described(document) == set()
 
 
-def test_nothing_else_is_described(app, document):
+def test_nothing_else_is_described(app: Starlette, document: dict[str, Any]) -> None:
     assert described(document) - served(app) == set()
 
 
-def test_it_is_served_as_it_was_built(app, document):
+def test_it_is_served_as_it_was_built(app: Starlette, document: dict[str, Any]) -> None:
     async def get() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             return await client.get("/openapi.json")
@@ -67,7 +68,7 @@ def test_it_is_served_as_it_was_built(app, document):
     assert document["openapi"].startswith("3.1.")
 
 
-def test_every_reference_leads_somewhere(document):
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     text = json.dumps(document)
     names = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert names == set(document["components"]["schemas"])
@@ -75,26 +76,26 @@ def test_every_reference_leads_somewhere(document):
         meta.validate(schema)
 
 
-def test_names_of_operations_are_unique(document):
+def test_names_of_operations_are_unique(document: dict[str, Any]) -> None:
     names = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
     assert len(names) == len(set(names))
 
 
-def test_limits_are_those_that_are_checked(document):
+def test_limits_are_those_that_are_checked(document: dict[str, Any]) -> None:
     parameters = document["paths"]["/v1/analytics/fleet/vehicles"]["get"]["parameters"]
     most = {each["name"]: each["schema"].get("maximum") for each in parameters}
     assert most["hours"] == HOURS_MAX
     assert most["limit"] == LIMIT_MAX
 
 
-def test_every_path_parameter_is_described(document):
+def test_every_path_parameter_is_described(document: dict[str, Any]) -> None:
     for path, methods in document["paths"].items():
         named = {part.strip("{}") for part in path.split("/") if part.startswith("{")}
         for operation in methods.values():
             assert {each["name"] for each in operation["parameters"] if each["in"] == "path"} == named
 
 
-def test_a_field_that_no_model_names_is_refused():
+def test_a_field_that_no_model_names_is_refused() -> None:
     status = {"success": True, "data": {"status": "alive"}}
     schemas.AliveAnswer.model_validate(status)
     with pytest.raises(ValidationError, match="extra"):

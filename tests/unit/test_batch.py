@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestor.batch import Batch, FlushPolicy, first_of_each, in_key_order, newest_per_device
+from ingestor.batch import Batch, FlushPolicy, Row, first_of_each, in_key_order, newest_per_device
 from ingestor.rejected.limit import KeepLimit
 
 POLICY = FlushPolicy(interval_seconds=0.25, rows_max=3, bytes_max=1000)
@@ -19,29 +22,31 @@ class Remembering:
         self.is_open = is_open
         self.acknowledged: list[int] = []
 
-    def acknowledge(self, packet_ids):
+    def acknowledge(self, packet_ids: Sequence[int]) -> bool:
         self.acknowledged += packet_ids
         return self.is_open
 
 
-def test_an_empty_batch_is_never_due():
+def test_an_empty_batch_is_never_due() -> None:
     assert POLICY.seconds_until_due(Batch(), now=1e9) is None
     assert POLICY.full(Batch()) is None
 
 
-def test_a_batch_is_due_an_interval_after_its_first_reading():
+def test_a_batch_is_due_an_interval_after_its_first_reading() -> None:
     batch = Batch(arrivals=[(100.0, 1), (100.2, 1)])
     assert POLICY.seconds_until_due(batch, now=100.1) == 100.0 + 0.25 - 100.1
-    assert POLICY.seconds_until_due(batch, now=100.3) <= 0
+    overdue = POLICY.seconds_until_due(batch, now=100.3)
+    assert overdue is not None
+    assert overdue <= 0
 
 
-def test_rows_and_bytes_close_a_batch_early():
+def test_rows_and_bytes_close_a_batch_early() -> None:
     assert POLICY.full(Batch(rows={"meter": [("m", n, 0.0, 0.0) for n in range(2)]})) is None
     assert POLICY.full(Batch(rows={"meter": [("m", n, 0.0, 0.0) for n in range(3)]})) == "rows"
     assert POLICY.full(Batch(payload_bytes=1000)) == "bytes"
 
 
-def test_acknowledgements_go_to_the_connection_they_came_on_in_the_order_of_receiving():
+def test_acknowledgements_go_to_the_connection_they_came_on_in_the_order_of_receiving() -> None:
     old, new = Remembering(is_open=False), Remembering()
     batch = Batch()
     batch.owe(old.acknowledge, [7, 3])
@@ -54,28 +59,32 @@ def test_acknowledgements_go_to_the_connection_they_came_on_in_the_order_of_rece
 
 
 @given(rows)
-def test_of_repeated_readings_the_first_received_counts(received):
-    expected = {}
+def test_of_repeated_readings_the_first_received_counts(
+    received: list[Row],
+) -> None:
+    expected: dict[Any, Any] = {}
     for row in received:
         expected.setdefault(row[:2], row)
     assert first_of_each(received) == [expected[key] for key in sorted(expected)]
 
 
 @given(rows)
-def test_the_fast_path_writes_in_the_order_of_the_primary_key(received):
+def test_the_fast_path_writes_in_the_order_of_the_primary_key(
+    received: list[Row],
+) -> None:
     keys = [row[:2] for row in in_key_order(received)]
     assert keys == sorted(row[:2] for row in received)
 
 
 @given(rows)
-def test_the_newest_reading_of_each_device(received):
+def test_the_newest_reading_of_each_device(received: list[Row]) -> None:
     newest = newest_per_device(first_of_each(received))
     assert [(row[0], row[1]) for row in newest] == sorted(
         (device, max(row[1] for row in received if row[0] == device)) for device in {row[0] for row in received}
     )
 
 
-def test_of_a_flood_only_so_many_a_second_are_kept():
+def test_of_a_flood_only_so_many_a_second_are_kept() -> None:
     now = [10.0]
     limit = KeepLimit(2, clock=lambda: now[0])
     assert [limit.take() for _ in range(4)] == [True, True, False, False]

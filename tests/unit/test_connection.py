@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import mqtt5
 import pytest
+from mqtt5 import ConnAckReasonCode, PingRespPacket, PublishPacket, SubAckReasonCode, UnsubAckReasonCode
 from pydantic import SecretStr
 
 from config.broker import BrokerAddress
@@ -48,7 +50,7 @@ async def failure_when_answered(*answer: mqtt5.Packet | bytes, close: bool = Fal
 # To be let in
 
 
-async def test_connect_says_who_we_are_and_what_we_can_take():
+async def test_connect_says_who_we_are_and_what_we_can_take() -> None:
     async with FakeBroker() as broker:
         login = BrokerAddress(host="127.0.0.1", port=broker.port, tls=False, username="ann", password=SecretStr("p:ß"))
         options = broker.options(
@@ -73,7 +75,7 @@ async def test_connect_says_who_we_are_and_what_we_can_take():
     assert (connect.receive_max, connect.max_packet_size, connect.keep_alive) == (1000, 2_000_000, 17)
 
 
-async def test_messages_in_one_piece_with_the_connack_are_not_lost():
+async def test_messages_in_one_piece_with_the_connack_are_not_lost() -> None:
     got: list[str] = []
     async with FakeBroker() as broker:
         opening = asyncio.create_task(
@@ -90,7 +92,7 @@ async def test_messages_in_one_piece_with_the_connack_are_not_lost():
 # Not to be let in
 
 
-async def test_nobody_listens(unused_port):
+async def test_nobody_listens(unused_port: int) -> None:
     for host in ("127.0.0.1", "localhost"):
         error = await failure_of(LinkOptions(address(host, unused_port), "tester"))
         assert type(error) is LinkLost
@@ -107,12 +109,12 @@ async def unused_port() -> int:
 
 
 @pytest.mark.parametrize("host", ["x" * 64, "a..b"])
-async def test_a_host_that_cannot_exist(host):
+async def test_a_host_that_cannot_exist(host: str) -> None:
     error = await failure_of(LinkOptions(address(host, 1883), "tester"))
     assert str(error) == f"the broker's host '{host}' is not known; check MQTT_URL"
 
 
-async def test_a_broker_that_never_answers():
+async def test_a_broker_that_never_answers() -> None:
     async with FakeBroker() as broker:
         started = time.monotonic()
         error = await failure_of(broker.options(connect_timeout_seconds=0.2))
@@ -133,7 +135,7 @@ async def test_a_broker_that_never_answers():
         (mqtt5.PublishPacket("a", b""), "sent an unexpected PUBLISH"),
     ],
 )
-async def test_something_else_listens_there(answer, said):
+async def test_something_else_listens_there(answer: PingRespPacket | PublishPacket | bytes, said: str) -> None:
     error = await failure_when_answered(answer)
     assert type(error) is LinkLost
     assert said in str(error)
@@ -141,13 +143,13 @@ async def test_something_else_listens_there(answer, said):
 
 
 @pytest.mark.parametrize("answer", [b"\x20\x02\x00\x01", b"\x20\x02\x00\x00"])
-async def test_a_broker_that_speaks_mqtt_3_1_1_only_is_named(answer):
+async def test_a_broker_that_speaks_mqtt_3_1_1_only_is_named(answer: bytes) -> None:
     error = await failure_when_answered(answer)
     assert type(error) is LinkRefused
     assert "speaks MQTT 3.1.1 only" in str(error)
 
 
-async def test_the_broker_hangs_up_instead_of_answering():
+async def test_the_broker_hangs_up_instead_of_answering() -> None:
     error = await failure_when_answered(close=True)
     assert type(error) is LinkLost
     assert "closed the connection without an answer" in str(error)
@@ -164,21 +166,21 @@ async def test_the_broker_hangs_up_instead_of_answering():
         (mqtt5.ConnAckReasonCode.CLIENT_ID_NOT_VALID, LinkRefused, "change MQTT_CLIENT_ID"),
     ],
 )
-async def test_the_broker_refuses_us(code, kind, said):
+async def test_the_broker_refuses_us(code: ConnAckReasonCode, kind: type[LinkLost | LinkRefused], said: str) -> None:
     error = await failure_when_answered(mqtt5.ConnAckPacket(reason_code=code, reason_str="no way"))
     assert type(error) is kind
     assert said in str(error)
     assert str(error).endswith("it says: 'no way'")
 
 
-async def test_a_disconnect_instead_of_a_connack_is_explained():
+async def test_a_disconnect_instead_of_a_connack_is_explained() -> None:
     error = await failure_when_answered(
         mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.SERVER_SHUTTING_DOWN)
     )
     assert "disconnected us: it is shutting down (reason code 0x8B)" in str(error)
 
 
-async def test_who_gives_up_connecting_leaves_no_connection_behind():
+async def test_who_gives_up_connecting_leaves_no_connection_behind() -> None:
     async with FakeBroker() as broker:
         opening = asyncio.create_task(Connection.open(broker.options()))
         session = await broker.session()
@@ -192,7 +194,7 @@ async def test_who_gives_up_connecting_leaves_no_connection_behind():
 # To subscribe
 
 
-async def test_subscribe_asks_for_qos_1_and_for_retained_messages_only_once():
+async def test_subscribe_asks_for_qos_1_and_for_retained_messages_only_once() -> None:
     async with FakeBroker() as broker, opened(broker) as (connection, session):
         subscribing = asyncio.create_task(connection.subscribe("v1/#"))
         packet = await session.expect(mqtt5.SubscribePacket)
@@ -212,7 +214,9 @@ async def test_subscribe_asks_for_qos_1_and_for_retained_messages_only_once():
         ([], "0 reason codes"),
     ],
 )
-async def test_a_subscription_that_is_not_granted_as_asked(codes, said):
+async def test_a_subscription_that_is_not_granted_as_asked(
+    codes: list[SubAckReasonCode] | list[Any], said: str
+) -> None:
     async with FakeBroker() as broker, opened(broker) as (connection, session):
         subscribing = asyncio.create_task(connection.subscribe("v1/#"))
         packet = await session.expect(mqtt5.SubscribePacket)
@@ -221,7 +225,7 @@ async def test_a_subscription_that_is_not_granted_as_asked(codes, said):
             await subscribing
 
 
-async def test_an_answer_to_something_else_is_not_a_subscription():
+async def test_an_answer_to_something_else_is_not_a_subscription() -> None:
     async with FakeBroker() as broker, opened(broker) as (connection, session):
         subscribing = asyncio.create_task(connection.subscribe("v1/#"))
         packet = await session.expect(mqtt5.SubscribePacket)
@@ -230,7 +234,7 @@ async def test_an_answer_to_something_else_is_not_a_subscription():
             await subscribing
 
 
-async def test_a_broker_that_never_answers_a_subscribe():
+async def test_a_broker_that_never_answers_a_subscribe() -> None:
     async with FakeBroker() as broker:
         options = broker.options(connect_timeout_seconds=0.2)
         async with opened(broker, options=options) as (connection, _), asyncio.timeout(2):
@@ -238,7 +242,7 @@ async def test_a_broker_that_never_answers_a_subscribe():
                 await connection.subscribe("v1/#")
 
 
-async def test_an_answer_that_waits_behind_paused_reading_is_waited_for():
+async def test_an_answer_that_waits_behind_paused_reading_is_waited_for() -> None:
     """The messages of a resumed session come before the SUBACK, and may be more than we can take at the moment."""
     async with FakeBroker() as broker:
         options = broker.options(connect_timeout_seconds=0.2)
@@ -269,7 +273,7 @@ async def test_an_answer_that_waits_behind_paused_reading_is_waited_for():
         ),
     ],
 )
-async def test_unsubscribe(codes, said):
+async def test_unsubscribe(codes: list[UnsubAckReasonCode], said: str | None) -> None:
     async with FakeBroker() as broker, opened(broker) as (connection, session):
         unsubscribing = asyncio.create_task(connection.unsubscribe("old/#"))
         packet = await session.expect(mqtt5.UnsubscribePacket)
@@ -281,7 +285,7 @@ async def test_unsubscribe(codes, said):
 # To notice the end
 
 
-async def test_pings_keep_an_idle_connection_alive_and_the_broker_sets_the_pace():
+async def test_pings_keep_an_idle_connection_alive_and_the_broker_sets_the_pace() -> None:
     async with FakeBroker() as broker:
         options = broker.options(keepalive_seconds=600)
         async with opened(broker, options=options, server_keep_alive=1) as (connection, session):
@@ -291,7 +295,7 @@ async def test_pings_keep_an_idle_connection_alive_and_the_broker_sets_the_pace(
             assert connection.is_open
 
 
-async def test_a_broker_that_falls_silent_is_noticed():
+async def test_a_broker_that_falls_silent_is_noticed() -> None:
     async with (
         FakeBroker() as broker,
         opened(broker, options=broker.options(keepalive_seconds=1)) as (connection, session),
@@ -305,7 +309,7 @@ async def test_a_broker_that_falls_silent_is_noticed():
         assert [type(packet) for packet in await session.until_closed()] == [mqtt5.PingReqPacket] * 3
 
 
-async def test_paused_reading_is_not_mistaken_for_a_silent_broker():
+async def test_paused_reading_is_not_mistaken_for_a_silent_broker() -> None:
     got: list[bytes] = []
     async with FakeBroker() as broker:
         options = broker.options(keepalive_seconds=1)
@@ -325,7 +329,7 @@ async def test_paused_reading_is_not_mistaken_for_a_silent_broker():
             assert connection.is_open
 
 
-async def test_silence_after_a_pause_is_noticed_again():
+async def test_silence_after_a_pause_is_noticed_again() -> None:
     async with (
         FakeBroker() as broker,
         opened(broker, options=broker.options(keepalive_seconds=1)) as (connection, session),
@@ -340,7 +344,7 @@ async def test_silence_after_a_pause_is_noticed_again():
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_a_cut_is_noticed_at_once(reset):
+async def test_a_cut_is_noticed_at_once(reset: bool) -> None:
     async with FakeBroker() as broker, opened(broker) as (connection, session):
         waiting = [asyncio.create_task(connection.closed()) for _ in range(3)]
         await asyncio.sleep(0)
@@ -356,7 +360,7 @@ async def test_a_cut_is_noticed_at_once(reset):
         assert isinstance(errors[0], LinkLost)
 
 
-async def test_a_cut_is_noticed_although_reading_is_paused():
+async def test_a_cut_is_noticed_although_reading_is_paused() -> None:
     async with (
         FakeBroker() as broker,
         opened(broker, options=broker.options(keepalive_seconds=1)) as (connection, session),
@@ -367,7 +371,7 @@ async def test_a_cut_is_noticed_although_reading_is_paused():
             assert "was cut" in str(await connection.closed())
 
 
-async def test_a_session_that_was_taken_over_is_final_and_names_the_client_id():
+async def test_a_session_that_was_taken_over_is_final_and_names_the_client_id() -> None:
     async with (
         FakeBroker() as broker,
         opened(broker, options=broker.options(client_id="twin")) as (connection, session),
@@ -382,7 +386,7 @@ async def test_a_session_that_was_taken_over_is_final_and_names_the_client_id():
 # To end it
 
 
-async def test_disconnect_says_goodbye_after_everything_else():
+async def test_disconnect_says_goodbye_after_everything_else() -> None:
     async with FakeBroker() as broker, opened(broker) as (connection, session):
         connection.acknowledge([3, 1])
         async with asyncio.timeout(1):
@@ -400,7 +404,7 @@ async def test_disconnect_says_goodbye_after_everything_else():
         connection.resume_reading()
 
 
-async def test_disconnect_does_not_wait_for_a_broker_that_takes_nothing(monkeypatch):
+async def test_disconnect_does_not_wait_for_a_broker_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mqtt.connection.CLOSE_SECONDS_MAX", 0.2)
     async with FakeBroker() as broker, opened(broker) as (connection, session):
         session.stop_reading()
@@ -410,7 +414,7 @@ async def test_disconnect_does_not_wait_for_a_broker_that_takes_nothing(monkeypa
             await connection.closed()
 
 
-async def test_who_gives_up_disconnecting_leaves_no_connection_behind():
+async def test_who_gives_up_disconnecting_leaves_no_connection_behind() -> None:
     async with FakeBroker() as broker, opened(broker) as (connection, session):
         session.stop_reading()
         await fill(connection)
@@ -424,7 +428,7 @@ async def test_who_gives_up_disconnecting_leaves_no_connection_behind():
             await connection.closed()
 
 
-async def test_the_first_reason_is_the_one_that_counts():
+async def test_the_first_reason_is_the_one_that_counts() -> None:
     async with FakeBroker() as broker, opened(broker) as (connection, _):
         connection.abort(LinkLost("first"))
         connection.abort(LinkLost("second"))

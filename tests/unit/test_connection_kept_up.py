@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import mqtt5
@@ -20,13 +21,13 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rules, in tenths of the time."""
     monkeypatch.setattr("mqtt.link.BACKOFF_SECONDS_MIN", 0.02)
 
 
 @pytest.fixture
-def warnings(caplog):
+def warnings(caplog: pytest.LogCaptureFixture) -> Callable[..., Any]:
     """The lines for people, of warnings and worse."""
     caplog.set_level(logging.INFO, "mqtt")
     return lambda: [record.message for record in caplog.records if record.levelno >= logging.WARNING]
@@ -46,7 +47,7 @@ def refuses(**connack: Any) -> mqtt5.ConnAckPacket:
 # Up
 
 
-async def test_a_link_subscribes_publishes_and_says_goodbye():
+async def test_a_link_subscribes_publishes_and_says_goodbye() -> None:
     async with FakeBroker() as broker:
         async with Link(broker.options(), subscribe=["a/#", "b/#"], unsubscribe=["old/#"]) as link:
             assert link.connection is None
@@ -67,7 +68,9 @@ async def test_a_link_subscribes_publishes_and_says_goodbye():
             await link.publish("t", b"x")
 
 
-async def test_after_a_cut_it_connects_and_subscribes_again_and_repeats_no_publish(warnings):
+async def test_after_a_cut_it_connects_and_subscribes_again_and_repeats_no_publish(
+    warnings: Callable[..., Any],
+) -> None:
     came_back: list[bool] = []
     async with (
         FakeBroker() as broker,
@@ -95,7 +98,7 @@ async def test_after_a_cut_it_connects_and_subscribes_again_and_repeats_no_publi
     assert [type(packet) for packet in packets] == [mqtt5.DisconnectPacket]
 
 
-async def test_packet_ids_die_with_their_connection():
+async def test_packet_ids_die_with_their_connection() -> None:
     async with FakeBroker() as broker, Link(broker.options()) as link:
         for _ in range(2):
             session = await broker.welcome(receive_max=1)
@@ -110,7 +113,7 @@ async def test_packet_ids_die_with_their_connection():
 # Away
 
 
-async def test_while_away_everybody_hears_the_reason_at_once():
+async def test_while_away_everybody_hears_the_reason_at_once() -> None:
     async with FakeBroker() as broker, Link(broker.options()) as link:
         with pytest.raises(LinkLost, match=r"^not connected to the broker at mqtt://.* yet$"):
             await link.publish("t", b"x")
@@ -125,7 +128,7 @@ async def test_while_away_everybody_hears_the_reason_at_once():
         assert sum(1 for entry in raised.traceback if entry.name == "publish") == 1
 
 
-async def test_waiting_for_the_connection_outlasts_failures():
+async def test_waiting_for_the_connection_outlasts_failures() -> None:
     async with FakeBroker() as broker, Link(broker.options()) as link:
         waiting = [asyncio.create_task(link.wait_connected(30)) for _ in range(3)]
         for _ in range(3):
@@ -137,7 +140,7 @@ async def test_waiting_for_the_connection_outlasts_failures():
         await asyncio.gather(*waiting[1:])
 
 
-async def test_attempts_come_ever_more_slowly(monkeypatch, warnings):
+async def test_attempts_come_ever_more_slowly(monkeypatch: pytest.MonkeyPatch, warnings: Callable[..., Any]) -> None:
     attempts: list[float] = []
     async with FakeBroker() as broker, Link(broker.options()):
         for _ in range(5):
@@ -151,7 +154,7 @@ async def test_attempts_come_ever_more_slowly(monkeypatch, warnings):
     assert len(warnings()) == 1  # the same reason is worth one line, not five
 
 
-async def test_an_accepted_connection_that_is_cut_at_once_is_no_reason_to_hurry():
+async def test_an_accepted_connection_that_is_cut_at_once_is_no_reason_to_hurry() -> None:
     attempts: list[float] = []
     async with FakeBroker() as broker, Link(broker.options()):
         for _ in range(5):
@@ -161,7 +164,7 @@ async def test_an_accepted_connection_that_is_cut_at_once_is_no_reason_to_hurry(
     assert attempts[4] - attempts[3] >= 0.02 * 2**4 / 4
 
 
-async def test_the_pause_has_a_limit_and_a_good_connection_starts_over(monkeypatch):
+async def test_the_pause_has_a_limit_and_a_good_connection_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[tuple[float, float]] = []
 
     def no_pause(least: float, most: float) -> float:
@@ -188,7 +191,7 @@ async def test_the_pause_has_a_limit_and_a_good_connection_starts_over(monkeypat
 
 
 @pytest.mark.parametrize("by", ["connack", "disconnect"])
-async def test_a_refusal_that_is_final_ends_the_link(by, warnings):
+async def test_a_refusal_that_is_final_ends_the_link(by: str, warnings: Callable[..., Any]) -> None:
     async with FakeBroker() as broker, Link(broker.options(client_id="twin")) as link:
         session = await broker.session()
         await session.expect(mqtt5.ConnectPacket)
@@ -209,7 +212,7 @@ async def test_a_refusal_that_is_final_ends_the_link(by, warnings):
     assert warnings() == []  # whoever runs the link says it
 
 
-async def test_run_raises_what_is_final():
+async def test_run_raises_what_is_final() -> None:
     async with FakeBroker() as broker:
         running = asyncio.create_task(Link(broker.options(client_id="twin")).run())
         session = await broker.welcome()
@@ -218,7 +221,7 @@ async def test_run_raises_what_is_final():
             await running
 
 
-async def test_a_refused_subscription_is_said_once_and_tried_again(warnings):
+async def test_a_refused_subscription_is_said_once_and_tried_again(warnings: Callable[..., Any]) -> None:
     async with FakeBroker() as broker, Link(broker.options(), subscribe=["a/#"]) as link:
         for _ in range(2):
             session = await broker.welcome()
@@ -232,7 +235,9 @@ async def test_a_refused_subscription_is_said_once_and_tried_again(warnings):
     assert line.endswith("; trying again")
 
 
-async def test_cuts_in_a_row_raise_a_suspicion_but_not_those_far_apart(monkeypatch, warnings):
+async def test_cuts_in_a_row_raise_a_suspicion_but_not_those_far_apart(
+    monkeypatch: pytest.MonkeyPatch, warnings: Callable[..., Any]
+) -> None:
     async with FakeBroker() as broker, Link(broker.options(client_id="twin")):
         for _ in range(3):
             (await broker.welcome()).close()
@@ -248,7 +253,7 @@ async def test_cuts_in_a_row_raise_a_suspicion_but_not_those_far_apart(monkeypat
 
 
 @pytest.mark.parametrize("phase", ["connect", "handshake", "subscribe", "connected", "backoff"])
-async def test_a_link_ends_at_once_whatever_it_is_doing(phase):
+async def test_a_link_ends_at_once_whatever_it_is_doing(phase: str) -> None:
     async with FakeBroker() as broker:
         async with Link(broker.options(), subscribe=["a/#"]) as link, asyncio.timeout(2):
             if phase != "connect":
@@ -269,7 +274,7 @@ async def test_a_link_ends_at_once_whatever_it_is_doing(phase):
         assert link.connection is None
 
 
-async def test_a_fault_of_ours_in_the_link_does_not_pass_unseen():
+async def test_a_fault_of_ours_in_the_link_does_not_pass_unseen() -> None:
     async def use() -> None:
         def fail() -> None:
             raise KeyError("oops")

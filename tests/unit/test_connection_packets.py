@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies._internal.core import DataObject
 from mqtt5 import PubAckPacket, PublishPacket, QoS
 
 from mqtt.packets import PacketStream, pubacks
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 @settings(max_examples=200, deadline=None)
 @given(payloads=st.lists(st.binary(max_size=300), min_size=1, max_size=8), data=st.data())
-def test_any_cut_gives_the_same_messages(payloads, data):
+def test_any_cut_gives_the_same_messages(payloads: list[bytes], data: DataObject) -> None:
     stream = b"".join(
         PublishPacket("a", payload, qos=QoS.AT_LEAST_ONCE, packet_id=number).write()
         for number, payload in enumerate(payloads, 1)
@@ -34,7 +35,7 @@ def test_any_cut_gives_the_same_messages(payloads, data):
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60))
-def test_no_bytes_make_it_fail_otherwise(data):
+def test_no_bytes_make_it_fail_otherwise(data: bytes) -> None:
     publishes, others, problem = PacketStream(PACKET_BYTES_MAX).feed(data)
     assert problem is None or problem.startswith("sent ")
     assert len(publishes) + len(others) <= len(data)
@@ -42,13 +43,13 @@ def test_no_bytes_make_it_fail_otherwise(data):
 
 @settings(max_examples=300, deadline=None)
 @given(first=st.sampled_from([0x20, 0x30, 0x32, 0x40, 0x90, 0xB0, 0xD0, 0xE0, 0xF0]), body=st.binary(max_size=40))
-def test_a_whole_packet_is_never_waited_for(first, body):
+def test_a_whole_packet_is_never_waited_for(first: int, body: bytes) -> None:
     """One that lies about its inner lengths would be waited for forever."""
     publishes, others, problem = PacketStream(PACKET_BYTES_MAX).feed(bytes([first, len(body)]) + body)
     assert len(publishes) + len(others) == 1 or problem is not None
 
 
-def test_acknowledgements_are_the_codec_s_own_bytes():
+def test_acknowledgements_are_the_codec_s_own_bytes() -> None:
     ids = [1, 65535, 256, 255, 4]
     assert pubacks(ids) == b"".join(PubAckPacket(packet_id).write() for packet_id in ids)
     assert pubacks([]) == b""

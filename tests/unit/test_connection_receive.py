@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import mqtt5
 import pytest
+from mqtt5 import AuthPacket, ConnAckPacket
 
 from mqtt.connection import Connection
 from mqtt.errors import LinkError, LinkLost
@@ -51,7 +52,7 @@ def message(payload: bytes, packet_id: int = 1) -> mqtt5.PublishPacket:
 # However the network cuts it
 
 
-async def test_packets_in_one_piece_are_handed_on_as_one_portion():
+async def test_packets_in_one_piece_are_handed_on_as_one_portion() -> None:
     async with receiving() as (session, connection, receiver):
         session.send(message(b"1"), mqtt5.PingRespPacket(), mqtt5.PubAckPacket(9), message(b"2"), message(b"3"))
         await wait_until_async(lambda: receiver.payloads == [b"1", b"2", b"3"])
@@ -59,14 +60,14 @@ async def test_packets_in_one_piece_are_handed_on_as_one_portion():
         assert connection.is_open
 
 
-async def test_a_packet_byte_by_byte():
+async def test_a_packet_byte_by_byte() -> None:
     async with receiving() as (session, connection, receiver):
         await session.send_in_pieces(message(b"1").write() + mqtt5.PingRespPacket().write() + message(b"2").write())
         await wait_until_async(lambda: receiver.payloads == [b"1", b"2"])
         assert connection.is_open
 
 
-async def test_a_packet_of_a_megabyte():
+async def test_a_packet_of_a_megabyte() -> None:
     payload = bytes(range(256)) * 4096
     async with receiving() as (session, connection, receiver):
         await session.send_in_pieces(message(payload).write() + message(b"next").write(), size=100_000)
@@ -81,7 +82,7 @@ def exactly_once(payload: bytes, packet_id: int) -> mqtt5.PublishPacket:
     return mqtt5.PublishPacket("v1/telemetry/meter/M", payload, qos=mqtt5.QoS.EXACTLY_ONCE, packet_id=packet_id)
 
 
-async def test_a_message_with_qos_2_is_acknowledged_by_pubrec_and_released_by_pubcomp():
+async def test_a_message_with_qos_2_is_acknowledged_by_pubrec_and_released_by_pubcomp() -> None:
     async with receiving() as (session, connection, receiver):
         session.send(message(b"1", 1), exactly_once(b"2", 2), message(b"3", 3), exactly_once(b"4", 65535))
         await wait_until_async(lambda: receiver.payloads == [b"1", b"2", b"3", b"4"])
@@ -105,7 +106,7 @@ async def test_a_message_with_qos_2_is_acknowledged_by_pubrec_and_released_by_pu
         assert connection.is_open
 
 
-async def test_nothing_is_answered_before_it_is_acknowledged():
+async def test_nothing_is_answered_before_it_is_acknowledged() -> None:
     async with receiving() as (session, connection, receiver):
         session.send(exactly_once(b"1", 1))
         await wait_until_async(lambda: receiver.payloads == [b"1"])
@@ -115,7 +116,7 @@ async def test_nothing_is_answered_before_it_is_acknowledged():
         assert connection.is_open
 
 
-async def test_a_pubrel_of_the_connection_before_is_answered():
+async def test_a_pubrel_of_the_connection_before_is_answered() -> None:
     async with receiving() as (session, connection, _):
         session.send(mqtt5.PubRelPacket(7))
         complete = await session.expect(mqtt5.PubCompPacket)
@@ -123,7 +124,7 @@ async def test_a_pubrel_of_the_connection_before_is_answered():
         assert connection.is_open
 
 
-async def test_what_an_older_program_published_with_qos_2_is_brought_to_its_end():
+async def test_what_an_older_program_published_with_qos_2_is_brought_to_its_end() -> None:
     async with receiving() as (session, connection, _):
         refused = mqtt5.PubRecPacket(5, reason_code=mqtt5.PubRecReasonCode.QUOTA_EXCEEDED)
         session.send(mqtt5.PubRecPacket(4), refused, mqtt5.PubCompPacket(4), mqtt5.PubRelPacket(6))
@@ -152,7 +153,7 @@ async def test_what_an_older_program_published_with_qos_2_is_brought_to_its_end(
         (mqtt5.AuthPacket(), "an unexpected AUTH"),
     ],
 )
-async def test_what_no_broker_may_send_ends_the_connection(data, said):
+async def test_what_no_broker_may_send_ends_the_connection(data: AuthPacket | ConnAckPacket | bytes, said: str) -> None:
     async with receiving() as (session, connection, receiver):
         session.send(message(b"before"), data)
         error = await connection.closed()
@@ -162,14 +163,14 @@ async def test_what_no_broker_may_send_ends_the_connection(data, said):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the codec panics
-async def test_a_text_that_is_not_utf_8_ends_the_connection():
+async def test_a_text_that_is_not_utf_8_ends_the_connection() -> None:
     async with receiving() as (session, connection, receiver):
         session.send(message(b"before"), b"\x30\x05\x00\x01\xff\x00a")
         assert "sent something that is not MQTT 5 (a text that is not UTF-8)" in str(await connection.closed())
         assert receiver.payloads == [b"before"]
 
 
-async def test_the_broker_is_told_that_its_packet_is_malformed():
+async def test_the_broker_is_told_that_its_packet_is_malformed() -> None:
     async with receiving() as (session, connection, _):
         session.send(b"\x00\x00")
         await connection.closed()
@@ -178,7 +179,7 @@ async def test_the_broker_is_told_that_its_packet_is_malformed():
         assert packet.reason_code == mqtt5.DisconnectReasonCode.MALFORMED_PACKET
 
 
-async def test_messages_before_a_disconnect_are_handed_on_but_cannot_be_acknowledged():
+async def test_messages_before_a_disconnect_are_handed_on_but_cannot_be_acknowledged() -> None:
     async with receiving() as (session, connection, receiver):
         session.send(message(b"1"), mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.SERVER_SHUTTING_DOWN))
         error = await connection.closed()
@@ -190,7 +191,9 @@ async def test_messages_before_a_disconnect_are_handed_on_but_cannot_be_acknowle
 # On our side
 
 
-async def test_a_fault_while_taking_messages_ends_the_connection_so_that_they_come_again(caplog):
+async def test_a_fault_while_taking_messages_ends_the_connection_so_that_they_come_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def fail(_connection: Connection, _packets: list[mqtt5.PublishPacket]) -> None:
         raise KeyError("oops")
 
@@ -203,7 +206,7 @@ async def test_a_fault_while_taking_messages_ends_the_connection_so_that_they_co
         assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
-async def test_who_only_publishes_ignores_what_comes():
+async def test_who_only_publishes_ignores_what_comes() -> None:
     async with FakeBroker() as broker, opened(broker) as (connection, session):
         session.send(message(b"1"), mqtt5.PubAckPacket(5), mqtt5.SubAckPacket(6, []), mqtt5.UnsubAckPacket(7, []))
         publishing = asyncio.create_task(connection.publish("a", b""))
@@ -212,7 +215,7 @@ async def test_who_only_publishes_ignores_what_comes():
         await publishing
 
 
-async def test_nothing_is_handed_on_while_paused_or_after_the_end():
+async def test_nothing_is_handed_on_while_paused_or_after_the_end() -> None:
     async with receiving() as (session, connection, receiver):
         connection.pause_reading()
         session.send(message(b"1"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import mqtt5
 import pytest
@@ -59,7 +60,7 @@ def decode(*messages: tuple[str, bytes | object]) -> tuple[Batch, dict[str, int]
 
 
 @given(st.lists(st.tuples(TOPICS, payloads)))
-def test_whatever_is_sent_nothing_raises_and_the_books_balance(messages):
+def test_whatever_is_sent_nothing_raises_and_the_books_balance(messages: list[Any] | list[tuple[str, bytes]]) -> None:
     batch, received = decode(*messages)
     assert batch.messages == len(messages)
     assert (
@@ -73,7 +74,7 @@ def test_whatever_is_sent_nothing_raises_and_the_books_balance(messages):
 
 
 @given(st.binary(max_size=50))
-def test_bytes_of_one_payload_never_reach_its_neighbour(noise):
+def test_bytes_of_one_payload_never_reach_its_neighbour(noise: bytes) -> None:
     batch, _ = decode(
         ("v1/telemetry/meter/M", meter_reading("M", NOW)),
         ("v1/telemetry/meter/M", noise),
@@ -87,14 +88,14 @@ def test_bytes_of_one_payload_never_reach_its_neighbour(noise):
     st.floats(0, 1e6, allow_subnormal=False),
     st.datetimes(datetime(2026, 1, 2), datetime(2026, 1, 31, 14, 5)),  # noqa: DTZ001 - given their zone below
 )
-def test_a_valid_reading_becomes_its_row_to_the_microsecond(energy, at):
+def test_a_valid_reading_becomes_its_row_to_the_microsecond(energy: float, at: datetime) -> None:
     moment = at.replace(tzinfo=UTC)
     batch, _ = decode(("v1/telemetry/meter/M", meter_reading("M", moment, kwhConsumedAc=energy)))
     expected = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
     assert batch.rows["meter"] == [("M", expected, energy, 238.4)]
 
 
-def test_the_window_of_timestamps_includes_its_ends():
+def test_the_window_of_timestamps_includes_its_ends() -> None:
     ahead, behind = timedelta(seconds=300), timedelta(days=30)
     moments = [NOW + ahead, NOW + ahead + timedelta.resolution, NOW - behind, NOW - behind - timedelta.resolution]
     batch, _ = decode(*(("v1/telemetry/meter/M", meter_reading("M", at)) for at in moments))
@@ -102,20 +103,20 @@ def test_the_window_of_timestamps_includes_its_ends():
     assert [rejection.code for rejection in batch.rejected] == ["clock_skew", "too_old"]
 
 
-def test_of_a_duplicate_key_the_last_wins():
+def test_of_a_duplicate_key_the_last_wins() -> None:
     text = json.dumps(meter_reading("M", NOW)).replace('"voltage": 238.4', '"voltage": "no", "voltage": 7')
     batch, _ = decode(("v1/telemetry/meter/M", text.encode()))
     assert batch.rows["meter"][0][3] == 7
 
 
-def test_an_offset_is_taken_to_utc():
+def test_an_offset_is_taken_to_utc() -> None:
     reading = meter_reading("M") | {"timestamp": "2026-01-31T15:30:00.5+01:30"}
     batch, _ = decode(("v1/telemetry/meter/M", reading))
     assert batch.rows["meter"][0][1] == int(NOW.timestamp() * 1e6) + 500_000
 
 
 @pytest.mark.parametrize("kept_per_second", [0, 10, 1_000_000])
-def test_what_a_wrong_clock_refused_is_judged_again(kept_per_second):
+def test_what_a_wrong_clock_refused_is_judged_again(kept_per_second: int) -> None:
     """Also where refusals are not kept: until both clocks were looked at, none of them is final."""
     monotonic = 50.0
     limit = KeepLimit(kept_per_second, clock=lambda: monotonic)
@@ -136,7 +137,7 @@ def test_what_a_wrong_clock_refused_is_judged_again(kept_per_second):
 
 
 @pytest.mark.parametrize("array", [False, True])
-def test_unknown_fields_are_refused_or_left_out_and_counted(array: bool):
+def test_unknown_fields_are_refused_or_left_out_and_counted(array: bool) -> None:
     good, more = meter_reading("M", NOW), meter_reading("M", NOW, rssi=-70, firmware={"a": [1]})
     less = {name: value for name, value in more.items() if name != "voltage"}
     payloads = [[good, more, less]] if array else [good, more, less]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ class Visitor:
         self.gone = True
 
 
-def test_who_has_waited_longest_since_its_answer_leaves_for_a_newcomer():
+def test_who_has_waited_longest_since_its_answer_leaves_for_a_newcomer() -> None:
     room = Room(2)
     first, second, third, fourth = (Visitor() for _ in range(4))
     for visitor in (first, second):
@@ -40,7 +41,7 @@ def test_who_has_waited_longest_since_its_answer_leaves_for_a_newcomer():
     assert room.enter(Visitor(), 0)
 
 
-def test_who_has_only_just_come_may_say_what_it_wants_first():
+def test_who_has_only_just_come_may_say_what_it_wants_first() -> None:
     room = Room(1)
     first, second = Visitor(), Visitor()
     assert room.enter(first, 0)
@@ -50,7 +51,7 @@ def test_who_has_only_just_come_may_say_what_it_wants_first():
     assert first.gone
 
 
-def test_of_those_that_are_turned_away_the_latest_are_heard():
+def test_of_those_that_are_turned_away_the_latest_are_heard() -> None:
     room = Room(1)
     served = Visitor()
     room.enter(served, 0)
@@ -65,7 +66,9 @@ def test_of_those_that_are_turned_away_the_latest_are_heard():
     st.integers(1, 5),
     st.lists(st.tuples(st.sampled_from(["enter", "serve", "wait", "left"]), st.integers(0, 20), st.floats(0, 1))),
 )
-def test_there_are_never_more_than_there_is_room_for(most, events):
+def test_there_are_never_more_than_there_is_room_for(
+    most: int, events: list[Any] | list[tuple[str, int, float]]
+) -> None:
     room = Room(most)
     visitors: list[Visitor] = []
     now = 0.0
@@ -88,7 +91,7 @@ def test_there_are_never_more_than_there_is_room_for(most, events):
         assert room.connections == len(visitors) <= most + TURNED_AWAY_MAX
 
 
-def test_a_process_keeps_files_for_itself():
+def test_a_process_keeps_files_for_itself() -> None:
     assert connections_max(1_024) == 896
     assert connections_max(64) == CONNECTIONS_MIN
     assert connections_max(10**6) == CONNECTIONS_MAX

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import get_args
+from typing import Any, get_args
 
 import mqtt5
 from hypothesis import given, settings
@@ -31,7 +31,9 @@ values = st.floats(0, 1e9) | st.sampled_from(LAG_BUCKETS)
 
 @given(st.lists(st.tuples(values, st.integers(0, 1000))))
 @settings(deadline=None)
-def test_a_weighted_histogram_is_an_ordinary_one_with_each_observation_repeated(observed) -> None:
+def test_a_weighted_histogram_is_an_ordinary_one_with_each_observation_repeated(
+    observed: list[Any] | list[tuple[float, int]],
+) -> None:
     one, other = CollectorRegistry(), CollectorRegistry()
     weighted = WeightedHistogram("seconds", "", LAG_BUCKETS, one)
     ordinary = Histogram("seconds", "", buckets=LAG_BUCKETS, registry=other)
@@ -82,7 +84,9 @@ payloads = st.sampled_from(
 
 @given(st.lists(st.tuples(st.lists(payloads), st.floats(0, 1), st.floats(0, 1)), max_size=4))
 @settings(max_examples=25, deadline=None)
-def test_received_is_committed_and_duplicate_and_rejected_and_pending(batches) -> None:
+def test_received_is_committed_and_duplicate_and_rejected_and_pending(
+    batches: list[Any] | list[tuple[Any, float, float]],
+) -> None:
     metrics, decoder = IngestMetrics(), Decoder(Rules(), keep_limit=KeepLimit(1000))
     for sent, share_duplicate, share_refused in batches:
         batch, outcome = Batch(), Outcome()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import mqtt5
 import pytest
+from mqtt5 import QoS, SubAckReasonCode
 
 from mqtt.link import Link
 from tests.fake_broker import FakeBroker, Session, anyio_backend, nothing_left_behind  # noqa: F401 - fixtures
@@ -19,14 +21,14 @@ SHARED = "$share/crew/v1/#"
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rules, in less time."""
     monkeypatch.setattr("mqtt.link.BACKOFF_SECONDS_MIN", 0.02)
     monkeypatch.setattr("mqtt.link.UNSUBSCRIBE_RETRY_SECONDS", 0.05)
 
 
 @pytest.fixture
-def warnings(caplog):
+def warnings(caplog: pytest.LogCaptureFixture) -> Callable[..., Any]:
     """The lines for people, of warnings and worse."""
     caplog.set_level(logging.INFO, "mqtt")
     return lambda: [record.message for record in caplog.records if record.levelno >= logging.WARNING]
@@ -74,7 +76,9 @@ def left(packet: mqtt5.UnsubscribePacket, *codes: mqtt5.UnsubAckReasonCode) -> m
 # Filters that are to go
 
 
-async def test_a_refused_unsuback_is_tried_again_on_the_same_connection_and_the_next(warnings):
+async def test_a_refused_unsuback_is_tried_again_on_the_same_connection_and_the_next(
+    warnings: Callable[..., Any],
+) -> None:
     story = Story()
     async with FakeBroker() as broker:
         async with link_to(broker, story, unsubscribe=["old/#", "older/#"]) as link:
@@ -96,7 +100,7 @@ async def test_a_refused_unsuback_is_tried_again_on_the_same_connection_and_the_
         assert len([line for line in warnings() if "did not unsubscribe old/#" in line]) == 1
 
 
-async def test_an_unsubscribe_without_an_answer_costs_nobody_the_connection(warnings):
+async def test_an_unsubscribe_without_an_answer_costs_nobody_the_connection(warnings: Callable[..., Any]) -> None:
     story = Story()
     async with FakeBroker() as broker, link_to(broker, story, unsubscribe=["old/#"]) as link:
         session = await broker.welcome()
@@ -109,7 +113,7 @@ async def test_an_unsubscribe_without_an_answer_costs_nobody_the_connection(warn
         assert len([line for line in warnings() if "sent no UNSUBACK in time" in line]) == 1
 
 
-async def test_what_cannot_be_noted_down_is_left_all_the_same(caplog):
+async def test_what_cannot_be_noted_down_is_left_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
     async def fails(topic_filter: str) -> None:
         raise RuntimeError(topic_filter)
 
@@ -126,7 +130,7 @@ async def test_what_cannot_be_noted_down_is_left_all_the_same(caplog):
 # A lost session
 
 
-async def test_a_session_that_the_broker_lost_is_counted_and_explained(warnings):
+async def test_a_session_that_the_broker_lost_is_counted_and_explained(warnings: Callable[..., Any]) -> None:
     story = Story()
     async with FakeBroker() as broker, link_to(broker, story):
         session = await broker.welcome()  # the first: nothing is missed
@@ -145,14 +149,14 @@ async def test_a_session_that_the_broker_lost_is_counted_and_explained(warnings)
 
 
 @pytest.mark.parametrize(("present", "lost"), [(True, 0), (False, 1)])
-async def test_a_session_of_an_earlier_process_is_missed_from_the_start(present, lost):
+async def test_a_session_of_an_earlier_process_is_missed_from_the_start(present: bool, lost: int) -> None:
     story = Story()
     async with FakeBroker() as broker, link_to(broker, story, known_to_broker=True):
         await grant(await broker.welcome(session_present=present))
         assert story.lost == lost
 
 
-async def test_who_keeps_no_session_misses_none():
+async def test_who_keeps_no_session_misses_none() -> None:
     story = Story()
     async with FakeBroker() as broker, link_to(broker, story, session_expiry_seconds=0):
         session = await broker.welcome()
@@ -173,7 +177,9 @@ async def test_who_keeps_no_session_misses_none():
         ({"assigned_client_id": "you"}, "calls us 'you' instead of 'tester'"),
     ],
 )
-async def test_less_than_was_asked_for_is_said_once(connack, said, warnings):
+async def test_less_than_was_asked_for_is_said_once(
+    connack: dict[str, int] | dict[str, str], said: str, warnings: Callable[..., Any]
+) -> None:
     async with FakeBroker() as broker, link_to(broker, Story(), packet_bytes_wanted=5000) as link:
         for _ in range(3):
             session = await broker.welcome(session_present=True, **connack)
@@ -194,7 +200,7 @@ async def test_less_than_was_asked_for_is_said_once(connack, said, warnings):
         {"user_properties": [("a", "b")], "response_info": "r", "reason_str": "welcome"},
     ],
 )
-async def test_what_is_enough_is_not_worth_a_word(connack, warnings):
+async def test_what_is_enough_is_not_worth_a_word(connack: Any, warnings: Callable[..., Any]) -> None:
     async with FakeBroker() as broker, link_to(broker, Story(), packet_bytes_wanted=5000) as link:
         await grant(await broker.welcome(**connack))
         await link.wait_connected(5)
@@ -210,7 +216,9 @@ async def test_what_is_enough_is_not_worth_a_word(connack, warnings):
         ({"session_expiry_interval": 0}, "it keeps no session"),
     ],
 )
-async def test_what_cannot_work_is_refused_at_connect_and_tried_again(connack, said, warnings):
+async def test_what_cannot_work_is_refused_at_connect_and_tried_again(
+    connack: dict[str, QoS] | dict[str, bool] | dict[str, int], said: str, warnings: Callable[..., Any]
+) -> None:
     async with FakeBroker() as broker, link_to(broker, Story(), subscribe=SHARED) as link:
         for _ in range(2):
             session = await broker.welcome(**connack)
@@ -224,7 +232,7 @@ async def test_what_cannot_work_is_refused_at_connect_and_tried_again(connack, s
 
 
 @pytest.mark.parametrize("code", [mqtt5.SubAckReasonCode.GRANTED_QOS_EXACTLY_ONCE])
-async def test_more_than_was_asked_for_is_fine(code):
+async def test_more_than_was_asked_for_is_fine(code: SubAckReasonCode) -> None:
     async with FakeBroker() as broker, link_to(broker, Story()) as link:
         session = await broker.welcome()
         packet = await session.expect(mqtt5.SubscribePacket)
@@ -232,7 +240,7 @@ async def test_more_than_was_asked_for_is_fine(code):
         await link.wait_connected(5)
 
 
-async def test_a_keepalive_of_hours_does_not_make_us_slow_to_notice():
+async def test_a_keepalive_of_hours_does_not_make_us_slow_to_notice() -> None:
     async with FakeBroker() as broker:
         options = broker.options(keepalive_seconds=1)
         async with Link(options, subscribe=["v1/#"]) as link:
@@ -242,7 +250,7 @@ async def test_a_keepalive_of_hours_does_not_make_us_slow_to_notice():
             await session.expect(mqtt5.PingReqPacket)
 
 
-async def test_a_link_that_ends_while_it_unsubscribes_leaves_nothing_behind():
+async def test_a_link_that_ends_while_it_unsubscribes_leaves_nothing_behind() -> None:
     async with FakeBroker() as broker:
         async with link_to(broker, Story(), unsubscribe=["old/#"]):
             session = await broker.welcome()

@@ -21,7 +21,7 @@ from loadgen.fleet import make_fleet
 from loadgen.progress import Progress
 from loadgen.run import Run, run_fleet
 from loadgen.schedule import ClosedLoop, OpenLoop, Pace
-from tests.fake_broker import FakeBroker
+from tests.fake_broker import FakeBroker, puback
 
 PER_SECOND, MESSAGES, STALL_SECONDS = 200.0, 100, 0.4
 # Due until the stall's last tenth of a second: each of them waited for at least that long.
@@ -47,10 +47,10 @@ def run_through_a_stall(pace: Pace) -> tuple[Run, float]:
             first = await session.expect(mqtt5.PublishPacket)
             started = time.monotonic()
             await asyncio.sleep(STALL_SECONDS)  # the stall itself
-            session.send(mqtt5.PubAckPacket(first.packet_id))
+            session.send(puback(first.packet_id))
             stalled = time.monotonic() - started
             for _ in range(MESSAGES - 1):
-                session.send(mqtt5.PubAckPacket((await session.expect(mqtt5.PublishPacket)).packet_id))
+                session.send(puback((await session.expect(mqtt5.PublishPacket)).packet_id))
             await running
             return stalled
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestor.batch import Batch
-from ingestor.decode import Decoder, KeepLimit
+from ingestor.decode import Decoder
+from ingestor.rejected.limit import KeepLimit
 from loadgen.counts import Counts
 from loadgen.evidence import MALFORMED, SENT, Evidence
 from loadgen.fleet import Reading, make_fleet

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -84,7 +85,9 @@ def test_the_charging_model_measures_all_that_its_pair_declares() -> None:
     st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)).map(sorted),
     st.tuples(st.floats(-1e6, 1e6), st.floats(0, 1e6)).map(sorted),
 )
-def test_values_wander_within_what_is_typical_and_allowed_and_energy_is_never_negative(seed, use, typical, allowed):
+def test_values_wander_within_what_is_typical_and_allowed_and_energy_is_never_negative(
+    seed: int, use: Any, typical: Any, allowed: Any
+) -> None:
     least, most = allowed
     measure = Measure("aB", "a_b", "kWh", least, most, use, "", tuple(typical), 0.0)
     made, rng = Wandering(Kind("thing", "T-", "", (measure, measure)), Random(seed)), Random(seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+from typing import Any
 
 import mqtt5
 import pytest
@@ -14,6 +15,7 @@ from mqtt.errors import (
     LinkError,
     LinkLost,
     LinkRefused,
+    PublishRefused,
     connect_refused,
     disconnected,
     lost,
@@ -38,7 +40,7 @@ def codes_of(kind: type) -> list[tuple[str, int]]:
     ]
 
 
-def goodbye(code: int, **more: str) -> mqtt5.DisconnectPacket:
+def goodbye(code: int, **more: Any) -> mqtt5.DisconnectPacket:
     return mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode(code), **more)
 
 
@@ -70,13 +72,13 @@ def every_error() -> list[tuple[str, int, LinkError]]:
     return [*connack, *disconnect, *puback, *suback]
 
 
-def test_all_codes_are_there():
+def test_all_codes_are_there() -> None:
     assert len(codes_of(mqtt5.ConnAckReasonCode)) == 22
     assert len(codes_of(mqtt5.DisconnectReasonCode)) == 29
 
 
 @pytest.mark.parametrize(("name", "code", "error"), every_error())
-def test_every_reason_code_is_a_sentence(name, code, error):
+def test_every_reason_code_is_a_sentence(name: str, code: int, error: LinkLost | LinkRefused | PublishRefused) -> None:
     text = str(error)
     if code == mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER and isinstance(error, LinkRefused):
         assert "client id 'ingestor-1'" in text
@@ -88,19 +90,19 @@ def test_every_reason_code_is_a_sentence(name, code, error):
     assert len(sentence.split()) >= 2, "words, not a number"
 
 
-def test_only_what_a_person_must_change_is_final():
+def test_only_what_a_person_must_change_is_final() -> None:
     final = {name for name, _, error in every_error() if isinstance(error, LinkRefused)}
     assert final == {"UNSUPPORTED_PROTOCOL_VERSION", "CLIENT_ID_NOT_VALID", "SESSION_TAKEN_OVER"}
 
 
-def test_what_the_broker_says_is_quoted_on_one_line_and_cut():
+def test_what_the_broker_says_is_quoted_on_one_line_and_cut() -> None:
     text = str(connect_refused("b", mqtt5.ConnAckReasonCode.BANNED, "go\naway " + "x" * 1000))
     assert "; it says: 'go\\naway xxx" in text
     assert "\n" not in text
     assert len(text) < 400
 
 
-def test_an_unsubscribe_that_failed():
+def test_an_unsubscribe_that_failed() -> None:
     text = not_unsubscribed("old/#", [mqtt5.UnsubAckReasonCode.NOT_AUTHORIZED], "no")
     assert text == "the broker did not unsubscribe old/#: not authorized (reason code 0x87); it says: 'no'"
 
@@ -133,7 +135,7 @@ def test_an_unsubscribe_that_failed():
     ],
 )
 @pytest.mark.parametrize("broker", [BROKER, TLS_BROKER])
-def test_a_network_that_fails(error, said, broker):
+def test_a_network_that_fails(error: Any, said: str, broker: BrokerAddress) -> None:
     reason = unreachable(broker, error, 10.0)
     assert type(reason) is LinkLost
     assert str(reason) == said.format(broker=broker)
@@ -158,20 +160,20 @@ def tls_error() -> ssl.SSLError:
         ConnectionAbortedError("SSL handshake is taking longer than 60.0 seconds"),
     ],
 )
-def test_a_tls_that_fails_asks_for_the_port(error):
+def test_a_tls_that_fails_asks_for_the_port(error: Any) -> None:
     text = str(unreachable(TLS_BROKER, error, 10.0))
     assert text.startswith("no TLS with the broker at mqtts://broker.example:8883 (")
     assert text.endswith("); is that its TLS port?")
 
 
-def test_an_end_without_a_word():
+def test_an_end_without_a_word() -> None:
     assert str(lost(BROKER, None)) == "the connection to the broker at mqtt://broker.example:1883 was cut"
     reset = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
     assert str(lost(BROKER, reset)).endswith(" was cut: connection reset by peer")
     assert "closed (connection reset by peer); is it an MQTT 5 broker" in str(wrong_port(BROKER, "closed", reset))
 
 
-def test_where_the_broker_sends_us_is_said():
+def test_where_the_broker_sends_us_is_said() -> None:
     moved = goodbye(int(mqtt5.DisconnectReasonCode.SERVER_MOVED), server_reference="other.example:1883")
     assert "change MQTT_URL (reason code 0x9D); it names 'other.example:1883'" in str(disconnected("b", moved, "me"))
     code = mqtt5.ConnAckReasonCode.USE_ANOTHER_SERVER

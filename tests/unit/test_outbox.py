@@ -12,7 +12,7 @@ import pytest
 
 from mqtt.errors import PublishRefused
 from mqtt.outbox import Outbox
-from tests.fake_broker import FakeBroker, Session, anyio_backend, nothing_left_behind, opened  # noqa: F401 - fixtures
+from tests.fake_broker import FakeBroker, Session, anyio_backend, nothing_left_behind, opened, puback  # noqa: F401 - fixtures
 from tests.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +60,7 @@ def notes(count: int) -> list[Note]:
     return [Note(str(number).encode()) for number in range(count)]
 
 
-async def test_all_are_sent_in_their_order_each_with_an_id_of_its_own():
+async def test_all_are_sent_in_their_order_each_with_an_id_of_its_own() -> None:
     async with sending() as ends:
         ends.outbox.send(notes(3))
         ends.outbox.send([Note(b"3", "b")])
@@ -76,18 +76,18 @@ async def test_all_are_sent_in_their_order_each_with_an_id_of_its_own():
         assert ends.calls == []
 
 
-async def test_answers_that_came_together_are_one_call_in_the_order_of_the_answers():
+async def test_answers_that_came_together_are_one_call_in_the_order_of_the_answers() -> None:
     async with sending() as ends:
         sent = notes(50)
         ends.outbox.send(sent)
         packets = await ends.received(50)
-        ends.session.send(*(mqtt5.PubAckPacket(packet.packet_id) for packet in reversed(packets)))
+        ends.session.send(*(puback(packet.packet_id) for packet in reversed(packets)))
         assert await ends.call() == (sent[::-1], [])
         assert ends.outbox.unanswered() == []
         assert ends.outbox.room == 100
 
 
-async def test_refusals_come_back_with_their_reasons_beside_the_successes():
+async def test_refusals_come_back_with_their_reasons_beside_the_successes() -> None:
     async with sending() as ends:
         sent = notes(4)
         ends.outbox.send(sent)
@@ -108,7 +108,7 @@ async def test_refusals_come_back_with_their_reasons_beside_the_successes():
         assert ends.outbox.unanswered() == []
 
 
-async def test_answers_to_what_was_never_sent_or_is_answered_already_are_ignored():
+async def test_answers_to_what_was_never_sent_or_is_answered_already_are_ignored() -> None:
     async with sending() as ends:
         sent = notes(2)
         ends.outbox.send(sent)
@@ -119,18 +119,20 @@ async def test_answers_to_what_was_never_sent_or_is_answered_already_are_ignored
 
 
 @pytest.mark.parametrize(("own", "brokers", "room"), [(5, 100, 5), (100, 3, 3)])
-async def test_the_room_is_the_smaller_of_both_windows_and_comes_back_with_the_answers(own, brokers, room):
+async def test_the_room_is_the_smaller_of_both_windows_and_comes_back_with_the_answers(
+    own: int, brokers: int, room: int
+) -> None:
     async with sending(own, receive_max=brokers) as ends:
         assert ends.outbox.room == room
         ends.outbox.send(notes(room))
         assert ends.outbox.room == 0
         packets = await ends.received(room)
-        ends.session.send(mqtt5.PubAckPacket(packets[0].packet_id))
+        ends.session.send(puback(packets[0].packet_id))
         await ends.call()
         assert ends.outbox.room == 1
 
 
-async def test_packet_ids_begin_again_and_leave_out_those_under_way():
+async def test_packet_ids_begin_again_and_leave_out_those_under_way() -> None:
     async with sending() as ends:
         first, *others = notes(4)
         ends.outbox.send([first])
@@ -140,7 +142,7 @@ async def test_packet_ids_begin_again_and_leave_out_those_under_way():
         assert ends.outbox.unanswered() == [first, *others]
 
 
-async def test_what_is_too_large_for_the_broker_is_refused_at_once_and_its_neighbours_are_sent():
+async def test_what_is_too_large_for_the_broker_is_refused_at_once_and_its_neighbours_are_sent() -> None:
     async with sending(max_packet_size=100) as ends:
         small, large, last = Note(b"1"), Note(b"x" * 200), Note(b"2")
         ends.outbox.send([small, large, last])
@@ -152,7 +154,7 @@ async def test_what_is_too_large_for_the_broker_is_refused_at_once_and_its_neigh
 
 
 @pytest.mark.parametrize("end", ["close", "reset"])
-async def test_after_the_end_there_is_no_room_and_the_unanswered_are_there_oldest_first(end):
+async def test_after_the_end_there_is_no_room_and_the_unanswered_are_there_oldest_first(end: str) -> None:
     async with sending() as ends:
         sent = notes(5)
         ends.outbox.send(sent)
@@ -166,7 +168,7 @@ async def test_after_the_end_there_is_no_room_and_the_unanswered_are_there_oldes
         assert len(ends.calls) == 1
 
 
-async def test_qos_0_has_no_answers_and_room_as_long_as_the_socket_takes_it():
+async def test_qos_0_has_no_answers_and_room_as_long_as_the_socket_takes_it() -> None:
     async with sending(7, qos=0) as ends:
         ends.outbox.send(notes(3))
         packets = await ends.received(3)

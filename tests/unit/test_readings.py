@@ -25,7 +25,7 @@ FIELDS = {METER: meter_reading, VEHICLE: vehicle_reading}
 
 def refusal(kind: TypeAdapter[Any], payload: Any) -> tuple[str, str] | None:
     """Why a payload is refused, the same as JSON text and as a parsed value; None when it is taken."""
-    answers = set()
+    answers: set[tuple[str, str] | None] = set()
     for validate, form in ((kind.validate_json, json.dumps(payload)), (kind.validate_python, payload)):
         try:
             validate(form)
@@ -62,7 +62,7 @@ def refusal(kind: TypeAdapter[Any], payload: Any) -> tuple[str, str] | None:
         (METER, "timestamp", "2026-01-31T14:00:00.123456789+01:00"),
     ],
 )
-def test_what_the_contract_allows(kind, field, value):
+def test_what_the_contract_allows(kind: TypeAdapter[Any], field: str, value: Any) -> None:
     assert refusal(kind, FIELDS[kind](**{field: value})) is None
 
 
@@ -107,13 +107,13 @@ def test_what_the_contract_allows(kind, field, value):
         (METER, "timestamp", 1769868000),
     ],
 )
-def test_a_value_that_is_not_as_promised_is_refused_by_name(kind, field, value):
+def test_a_value_that_is_not_as_promised_is_refused_by_name(kind: TypeAdapter[Any], field: str, value: Any) -> None:
     code, sentence = refusal(kind, FIELDS[kind](**{field: value})) or ("", "")
     assert code == "invalid_value"
     assert sentence.startswith(f"{field}: ")
 
 
-def test_missing_and_unknown_fields_are_a_matter_of_shape():
+def test_missing_and_unknown_fields_are_a_matter_of_shape() -> None:
     payload = meter_reading(extra=1)
     del payload["voltage"]
     assert refusal(METER, payload) == ("invalid_shape", "voltage is missing; extra is not a field of this reading")
@@ -122,20 +122,20 @@ def test_missing_and_unknown_fields_are_a_matter_of_shape():
         assert refusal(METER, other) == ("invalid_shape", "a JSON object, or an array of them, is expected")
 
 
-def test_every_bad_field_is_named():
+def test_every_bad_field_is_named() -> None:
     code, sentence = refusal(VEHICLE, vehicle_reading(soc=101, batteryTemp="hot", timestamp="now")) or ("", "")
     assert code == "invalid_value"
     assert [part.split(":")[0] for part in sentence.split("; ")] == ["soc", "batteryTemp", "timestamp"]
     assert "like 2026-01-31T14:00:00Z" in sentence
 
 
-def test_of_a_duplicate_key_the_last_wins():
+def test_of_a_duplicate_key_the_last_wins() -> None:
     text = json.dumps(meter_reading(voltage=1)).replace('"voltage": 1', '"voltage": 1, "voltage": 2')
     assert METER.validate_json(text)["voltage"] == 2
 
 
 @pytest.mark.parametrize("text", ["", "{", "{'a': 1}", '{"a": 01}', '{"a": "\\ud800"}', "\ufeff{}", "nil", "{}{}"])
-def test_what_is_no_json_is_called_that(text):
+def test_what_is_no_json_is_called_that(text: str) -> None:
     with pytest.raises(ValidationError) as raised:
         METER.validate_json(text)
     code, sentence = refusal_of(raised.value)
@@ -153,7 +153,7 @@ ALMOST = st.dictionaries(st.sampled_from([*meter_reading(), "other"]), JSON, max
 
 @settings(max_examples=300, deadline=None)
 @given(payload=JSON | ALMOST)
-def test_whatever_is_sent_gets_one_line_of_plain_text(payload):
+def test_whatever_is_sent_gets_one_line_of_plain_text(payload: Any) -> None:
     verdict = refusal(METER, payload)
     if verdict is not None:
         code, sentence = verdict
@@ -164,7 +164,7 @@ def test_whatever_is_sent_gets_one_line_of_plain_text(payload):
         assert not sentence.startswith(" ")
 
 
-def test_a_sender_cannot_make_the_reason_long():
+def test_a_sender_cannot_make_the_reason_long() -> None:
     _, sentence = refusal(METER, {"x" * 10_000 + str(number): 1 for number in range(1000)}) or ("", "")
     assert len(sentence) < 3000
 
@@ -176,7 +176,7 @@ OFFSETS = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minute
 
 @settings(max_examples=1000, deadline=None)
 @given(microseconds=st.integers(0, 7_258_118_400_000_000), offset=OFFSETS)
-def test_a_timestamp_is_exact_to_the_microsecond(microseconds, offset):
+def test_a_timestamp_is_exact_to_the_microsecond(microseconds: int, offset: timezone) -> None:
     moment = (EPOCH + timedelta(microseconds=microseconds)).astimezone(offset)
     assert timestamp_us(moment.isoformat()) == microseconds
 
@@ -191,7 +191,7 @@ def test_a_timestamp_is_exact_to_the_microsecond(microseconds, offset):
         ("2110-05-01T15:33:58.801661Z", 4_428_401_638_801_661),  # float seconds times a million: ...660
     ],
 )
-def test_timestamps_in_microseconds(text, microseconds):
+def test_timestamps_in_microseconds(text: str, microseconds: int) -> None:
     assert timestamp_us(text) == microseconds
 
 
@@ -227,7 +227,7 @@ FORMS = st.builds(
 
 @settings(max_examples=2000, deadline=None)
 @given(text=FORMS)
-def test_rfc_3339_in_full_is_read_as_by_hand(text):
+def test_rfc_3339_in_full_is_read_as_by_hand(text: str) -> None:
     TypeAdapter(Timestamp).validate_python(text)
     try:
         expected = by_hand(text)
@@ -242,7 +242,7 @@ def test_rfc_3339_in_full_is_read_as_by_hand(text):
 @given(
     text=st.from_regex(r"\A[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-9]{2}:[0-6][0-9](Z|[+-][0-2][0-9]:[0-9]{2})\Z")
 )
-def test_a_timestamp_of_the_right_form_is_a_moment_or_a_value_error(text):
+def test_a_timestamp_of_the_right_form_is_a_moment_or_a_value_error(text: str) -> None:
     try:
         TypeAdapter(Timestamp).validate_python(text)
         microseconds = timestamp_us(text)
@@ -258,19 +258,19 @@ def test_a_timestamp_of_the_right_form_is_a_moment_or_a_value_error(text):
 @pytest.mark.parametrize(
     "text", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59.999999-23:59", "9999-12-31T23:59:59.999999+23:59"]
 )
-def test_the_ends_of_time_are_outside_the_window_and_nothing_worse(text):
+def test_the_ends_of_time_are_outside_the_window_and_nothing_worse(text: str) -> None:
     window = ReadingWindow.around(1_769_868_000.0, max_skew_seconds=300, max_age_days=30)
     code, _ = window.refusal(text, timestamp_us(text)) or ("", "")
     assert code == ("too_old" if text.startswith("0001") else "clock_skew")
 
 
 @pytest.mark.parametrize("text", ["2026-02-30T00:00:00Z", "0000-01-01T00:00:00Z", "2026-13-01T00:00:00Z"])
-def test_a_day_that_does_not_exist(text):
+def test_a_day_that_does_not_exist(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         timestamp_us(text)
 
 
-def test_the_window_includes_both_ends():
+def test_the_window_includes_both_ends() -> None:
     window = ReadingWindow.around(1_769_868_000.0, max_skew_seconds=300, max_age_days=30)
     assert window.latest_us == 1_769_868_300_000_000
     assert window.earliest_us == 1_767_276_000_000_000
@@ -290,14 +290,14 @@ def test_the_window_includes_both_ends():
         (-30 * 86_400 - 0.000001, "30 days 1 s old; 30 days are taken"),
     ],
 )
-def test_a_reason_names_the_limit_and_the_distance(seconds, reason):
+def test_a_reason_names_the_limit_and_the_distance(seconds: float, reason: str) -> None:
     now = 1_769_868_000
     window = Rules().window(now)
     _, sentence = window.refusal("T", now * 1_000_000 + round(seconds * 1_000_000)) or ("", "")
     assert sentence == f"timestamp T is {reason}"
 
 
-def test_a_timestamp_cannot_make_the_reason_long():
+def test_a_timestamp_cannot_make_the_reason_long() -> None:
     text = "2027-01-31T14:00:00." + "1" * 500_000 + "Z"
     _, sentence = Rules().window(1_769_868_000).refusal(text, timestamp_us(text)) or ("", "")
     assert len(sentence) < 200
@@ -306,7 +306,7 @@ def test_a_timestamp_cannot_make_the_reason_long():
 # What settings change
 
 
-def test_energy_beyond_a_setting_is_refused_by_the_name_of_the_setting():
+def test_energy_beyond_a_setting_is_refused_by_the_name_of_the_setting() -> None:
     rules = Rules(max_kwh={"meter": 500})
     meter, vehicle = rules.payloads["meter"], rules.payloads["vehicle"]
     assert refusal(meter, meter_reading(kwhConsumedAc=500)) is None
@@ -323,6 +323,6 @@ def test_energy_beyond_a_setting_is_refused_by_the_name_of_the_setting():
 
 
 @pytest.mark.parametrize("limits", [{"metre": 5.0}, {"meter": 1_000_000.5}])
-def test_a_limit_of_no_kind_or_above_the_contracts_is_a_mistake_in_the_settings(limits):
+def test_a_limit_of_no_kind_or_above_the_contracts_is_a_mistake_in_the_settings(limits: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match=r"^MET(ER|RE)_MAX_KWH: "):
         Rules.from_settings(Settings(max_kwh=limits))

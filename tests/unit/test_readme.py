@@ -12,7 +12,7 @@ from telemetry.kinds import KINDS
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_table_of_settings_is_that_of_the_program():
+def test_the_table_of_settings_is_that_of_the_program() -> None:
     rows = [line for line in README.splitlines() if line.startswith("| `") and line.split("`")[1].isupper()]
     expected = []
     for name, field in Settings.model_fields.items():

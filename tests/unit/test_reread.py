@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +18,7 @@ from config.settings import Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A folder without `.env`, and the signal as it was, after each test."""
     monkeypatch.chdir(tmp_path)
     for name in Settings.model_fields:
@@ -26,7 +29,7 @@ def elsewhere(tmp_path, monkeypatch):
     configure_logging("WARNING", "text")
 
 
-def test_what_may_change_does_and_what_may_not_waits(elsewhere, capsys):
+def test_what_may_change_does_and_what_may_not_waits(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     env = elsewhere / ".env"
     env.write_text("API_READ_TOKENS=0ld\nLOG_LEVEL=ERROR\n")
     applied: list[Settings] = []
@@ -48,7 +51,9 @@ def test_what_may_change_does_and_what_may_not_waits(elsewhere, capsys):
 
 
 @pytest.mark.parametrize("text", [b"LOG_LEVEL=LOUD", b'API_READ_TOKENS="x', b"API_READ_TOKENS=a b", b"X=\xff", None])
-def test_what_cannot_be_used_changes_nothing(elsewhere, capsys, text):
+def test_what_cannot_be_used_changes_nothing(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], text: bytes | None
+) -> None:
     env = elsewhere / ".env"
     env.write_text("API_READ_TOKENS=0ld")
     applied: list[Settings] = []
@@ -65,7 +70,7 @@ def test_what_cannot_be_used_changes_nothing(elsewhere, capsys, text):
     assert rereading.settings.read_tokens == (b"0ld",)
 
 
-def test_files_that_cannot_be_used_change_nothing(capsys):
+def test_files_that_cannot_be_used_change_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     def check(_: Settings) -> None:
         raise SettingsError("MQTT_TLS_CA: cannot use ca.pem")
 
@@ -76,7 +81,7 @@ def test_files_that_cannot_be_used_change_nothing(capsys):
     assert "stays as it was: MQTT_TLS_CA" in capsys.readouterr().err
 
 
-def test_a_signal_before_the_loop_counts(elsewhere):
+def test_a_signal_before_the_loop_counts(elsewhere: Path) -> None:
     applied: list[Settings] = []
     rereading = Rereading(load_settings, lambda _: None, applied.append)
     (elsewhere / ".env").write_text("LOG_LEVEL=ERROR")

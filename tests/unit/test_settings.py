@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ SECRET = "hunter2"
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No `.env`, no running `up`, no variables of the machine."""
     monkeypatch.chdir(tmp_path)
     for name in Settings.model_fields:
@@ -66,7 +67,9 @@ def elsewhere(tmp_path, monkeypatch):
         ("LOG_FORMAT", "xml"),
     ],
 )
-def test_a_wrong_value_is_one_line_that_names_the_variable(monkeypatch, name, value):
+def test_a_wrong_value_is_one_line_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as raised:
         load_settings()
@@ -85,7 +88,9 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(monkeypatch, name, va
         ({"MQTT_TLS_CA": "ca.pem"}, ("MQTT_TLS_", "MQTT_URL")),
     ],
 )
-def test_settings_that_do_not_fit_together_name_both(monkeypatch, given, named):
+def test_settings_that_do_not_fit_together_name_both(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], named: tuple[str, str]
+) -> None:
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as raised:
@@ -101,7 +106,7 @@ def test_settings_that_do_not_fit_together_name_both(monkeypatch, given, named):
         ("mqtt://ann:p%40ss@[::1]:1999", "mqtt://[::1]:1999", "ann"),
     ],
 )
-def test_broker_addresses(url, shown, user):
+def test_broker_addresses(url: str, shown: str, user: str | None) -> None:
     broker = load_settings(mqtt_url=url).broker
     assert str(broker) == shown
     assert broker.username == user
@@ -112,7 +117,7 @@ def test_broker_addresses(url, shown, user):
 
 @settings(max_examples=300, deadline=None)
 @given(url=st.text(max_size=30) | st.text("mqts:/@[]%#?:.1a\n ", max_size=25).map("mqtt://".__add__))
-def test_any_broker_url_is_an_address_or_one_line(url):
+def test_any_broker_url_is_an_address_or_one_line(url: str) -> None:
     try:
         address = broker_address(url)
     except ValueError as error:
@@ -122,7 +127,7 @@ def test_any_broker_url_is_an_address_or_one_line(url):
         assert 1 <= address.port <= 65535
 
 
-def test_an_empty_value_is_as_good_as_none(monkeypatch):
+def test_an_empty_value_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """As `${MQTT_TLS_CA:-}` in a compose file makes it."""
     optional = [name for name, field in Settings.model_fields.items() if field.default is None]
     assert {"database_url", "mqtt_share_group", "flush_max_rows", "api_write_tokens"} <= set(optional)
@@ -133,26 +138,26 @@ def test_an_empty_value_is_as_good_as_none(monkeypatch):
     assert settings.database_label == "localhost:5432/energy_db"
 
 
-def test_an_empty_convention_means_none(monkeypatch):
+def test_an_empty_convention_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METER_ID_CONVENTION", "")
     assert load_settings().meter_id_convention == ""
 
 
-def test_every_wrong_variable_is_named(monkeypatch):
+def test_every_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "x")
     monkeypatch.setenv("LOG_FORMAT", "xml")
     with pytest.raises(SettingsError, match=r"^PORT: [^;\n]*; LOG_FORMAT: [^;\n]*$"):
         load_settings()
 
 
-def test_no_secret_shows_in_the_settings_themselves():
-    secrets = {"database_password": SECRET, "api_read_tokens": SECRET, "api_write_tokens": SECRET}
+def test_no_secret_shows_in_the_settings_themselves() -> None:
+    secrets: dict[str, Any] = {"database_password": SECRET, "api_read_tokens": SECRET, "api_write_tokens": SECRET}
     settings = load_settings(mqtt_url=f"mqtt://u:{SECRET}@h", database_url=f"postgresql://u:{SECRET}@h/d", **secrets)
     for shown in (repr(settings), str(settings), repr(settings.broker), str(settings.broker), settings.database_label):
         assert SECRET not in shown
 
 
-def test_an_env_file_that_is_no_text(elsewhere):
+def test_an_env_file_that_is_no_text(elsewhere: Path) -> None:
     (elsewhere / ".env").write_bytes(b"PORT=\xff\xfe")
     with pytest.raises(SettingsError, match=r"^\.env: is not UTF-8 text$"):
         load_settings()
@@ -166,38 +171,38 @@ def test_an_env_file_that_is_no_text(elsewhere):
         ("# a comment\n\nAPI_READ_TOKENS\n", "API_READ_TOKENS has no value"),
     ],
 )
-def test_a_line_that_would_be_passed_over_is_said(elsewhere, text, said):
+def test_a_line_that_would_be_passed_over_is_said(elsewhere: Path, text: str, said: str) -> None:
     (elsewhere / ".env").write_text(text)
     with pytest.raises(SettingsError, match=rf"^\.env: .*{said}$") as raised:
         load_settings()
     assert SECRET not in str(raised.value)
 
 
-def test_lines_of_other_programs_are_none_of_ours(elsewhere):
+def test_lines_of_other_programs_are_none_of_ours(elsewhere: Path) -> None:
     (elsewhere / ".env").write_text("OTHER\nexport PORT=7\nOTHER_TOO=x y # z\n")
     assert load_settings().port == 7
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file whose reading fails, even for root")
-def test_an_env_file_that_cannot_be_read(elsewhere):
+def test_an_env_file_that_cannot_be_read(elsewhere: Path) -> None:
     (elsewhere / ".env").symlink_to("/proc/self/mem")
     with pytest.raises(SettingsError, match=r"^\.env: cannot be read: "):
         load_settings()
 
 
-def test_the_five_make_a_url_with_everything_escaped():
+def test_the_five_make_a_url_with_everything_escaped() -> None:
     settings = load_settings(database_password="a/b@c:d", database_username="ü ser", database_name="x?y")
     assert settings.database_conninfo == "postgresql://%C3%BC%20ser:a%2Fb%40c%3Ad@localhost:5432/x%3Fy"
     assert settings.database_label == "localhost:5432/x?y"
 
 
-def test_the_url_wins_over_the_five():
+def test_the_url_wins_over_the_five() -> None:
     settings = load_settings(database_host="other", database_url=f"postgresql://u:{SECRET}@db:5433/energy")
     assert settings.database_label == "db:5433/energy"
     assert SECRET not in repr(settings)
 
 
-def test_env_file_below_environment_below_options(elsewhere, monkeypatch):
+def test_env_file_below_environment_below_options(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (elsewhere / ".env").write_text("PORT=1\nHOST=a\nMETRICS_PORT=2\n")
     monkeypatch.setenv("HOST", "b")
     monkeypatch.setenv("METRICS_PORT", "3")
@@ -206,7 +211,7 @@ def test_env_file_below_environment_below_options(elsewhere, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def up_pid():
+def up_pid() -> Iterator[Any]:
     """The id of a process that looks like a running `wattline up`."""
     waiting = [sys.executable, "-c", "input()", "-m", "wattline", "up"]
     with subprocess.Popen(waiting, stdin=subprocess.PIPE) as process:
@@ -231,13 +236,15 @@ UP = ("up:1/energy_db", "mqtt://up:2")
 DEFAULTS = ("localhost:5432/energy_db", "mqtt://localhost:1883")
 
 
-def test_a_running_up_answers_where_nothing_is_set(elsewhere, up_pid):
+def test_a_running_up_answers_where_nothing_is_set(elsewhere: Path, up_pid: int) -> None:
     write_run(elsewhere / ".wattline", up_pid)
     assert load_settings().broker.host == "localhost"
     assert places() == places(publishes=True) == UP
 
 
-def test_a_running_up_answers_for_broker_and_database_or_for_neither(elsewhere, monkeypatch, up_pid):
+def test_a_running_up_answers_for_broker_and_database_or_for_neither(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, up_pid: int
+) -> None:
     write_run(elsewhere / ".wattline", up_pid)
     monkeypatch.setenv("DATABASE_HOST", "mine")
     assert places() == ("mine:5432/energy_db", DEFAULTS[1])
@@ -249,7 +256,9 @@ def test_a_running_up_answers_for_broker_and_database_or_for_neither(elsewhere, 
     assert places(publishes=True) == (DEFAULTS[0], "mqtt://mine:1883")
 
 
-def test_the_data_directory_is_an_option_or_a_setting(elsewhere, monkeypatch, up_pid):
+def test_the_data_directory_is_an_option_or_a_setting(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, up_pid: int
+) -> None:
     other = write_run(elsewhere / "other", up_pid)
     assert places() == DEFAULTS
     assert places(data_dir=other) == UP
@@ -261,7 +270,7 @@ def test_the_data_directory_is_an_option_or_a_setting(elsewhere, monkeypatch, up
     assert places(publishes=True, data_dir=other) == UP  # an option wins over the environment
 
 
-def test_a_data_directory_that_is_named_has_a_running_up(elsewhere, monkeypatch):
+def test_a_data_directory_that_is_named_has_a_running_up(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match=r"^--data-dir: no `wattline up` runs in nowhere$"):
         places(data_dir=Path("nowhere"))
     monkeypatch.setenv("WATTLINE_DATA_DIR", str(elsewhere))
@@ -274,7 +283,7 @@ def test_a_data_directory_that_is_named_has_a_running_up(elsewhere, monkeypatch)
     [999_999_999, os.getpid(), 1e400, 10**30, -1, "7", None],
     ids=["nobody", "somebody else", "infinite", "huge", "negative", "text", "none"],
 )
-def test_an_up_that_has_ended_answers_for_nothing(elsewhere, pid):
+def test_an_up_that_has_ended_answers_for_nothing(elsewhere: Path, pid: float | str | None) -> None:
     """Also where its process id belongs to somebody else by now."""
     write_run(elsewhere / ".wattline", pid)
     assert places() == DEFAULTS
@@ -282,7 +291,7 @@ def test_an_up_that_has_ended_answers_for_nothing(elsewhere, pid):
         places(publishes=True)
 
 
-def test_an_up_whose_end_nobody_noticed_has_ended(elsewhere):
+def test_an_up_whose_end_nobody_noticed_has_ended(elsewhere: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "", "-m", "wattline", "up"], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.read()  # it has ended, and is a zombie until we wait for it
@@ -291,7 +300,7 @@ def test_an_up_whose_end_nobody_noticed_has_ended(elsewhere):
 
 
 @pytest.mark.parametrize("text", ["[1]", '{"pid":', "", '{"pid": 1}', "\ufffd"])
-def test_half_a_file_answers_for_nothing(elsewhere, text):
+def test_half_a_file_answers_for_nothing(elsewhere: Path, text: str) -> None:
     (elsewhere / ".wattline").mkdir()
     (elsewhere / ".wattline" / "run.json").write_text(text)
     assert places() == DEFAULTS
@@ -299,24 +308,24 @@ def test_half_a_file_answers_for_nothing(elsewhere, text):
         places(publishes=True)
 
 
-def test_a_file_that_cannot_be_read_is_said(elsewhere):
+def test_a_file_that_cannot_be_read_is_said(elsewhere: Path) -> None:
     (elsewhere / ".wattline" / "run.json").mkdir(parents=True)
     with pytest.raises(SettingsError, match=r"^MQTT_URL: is not set, and .*run\.json cannot be read: Is a directory; "):
         places(publishes=True)
 
 
-def test_no_reading_is_taken_that_retention_would_drop():
+def test_no_reading_is_taken_that_retention_would_drop() -> None:
     assert load_settings(retention_days=7).reading_age_max_days == 7
     assert load_settings(retention_days=90).reading_age_max_days == 30
     assert load_settings().reading_age_max_days == 30
 
 
-def test_half_the_window_is_one_batch():
+def test_half_the_window_is_one_batch() -> None:
     assert load_settings(max_inflight=1000).rows_per_flush_max == 500
     assert load_settings(max_inflight=1000, flush_max_rows=1000).rows_per_flush_max == 1000
 
 
-def test_a_limit_of_energy_is_read_for_whatever_kind_there_is(elsewhere, monkeypatch):
+def test_a_limit_of_energy_is_read_for_whatever_kind_there_is(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (elsewhere / ".env").write_text("METER_MAX_KWH=3\nINVERTER_MAX_KWH=7.5\n", encoding="utf-8")
     monkeypatch.setenv("METER_MAX_KWH", "500")
     assert load_settings().max_kwh == {"meter": 500, "inverter": 7.5}

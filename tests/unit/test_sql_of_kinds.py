@@ -6,7 +6,7 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from importlib import import_module
-from typing import LiteralString, cast
+from typing import LiteralString
 
 import pytest
 
@@ -23,7 +23,7 @@ def templates() -> Iterator[tuple[str, LiteralString]]:
         for found in pkgutil.walk_packages(import_module(room).__path__, f"{room}."):
             for name, value in vars(import_module(found.name)).items():
                 if isinstance(value, str) and name != "__doc__" and A_NAME.search(value):
-                    yield f"{found.name}.{name}", cast(LiteralString, value)
+                    yield f"{found.name}.{name}", value
 
 
 TEMPLATES = dict(templates())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 import pytest
 from hypothesis import given
@@ -45,13 +47,13 @@ AT = 'connection to server at "10.1.2.3", port 5432 failed: '
         (ValueError("x"), "we made wrong"),
     ],
 )
-def test_the_kind_of_trouble(error, words):
+def test_the_kind_of_trouble(error: Any, words: str) -> None:
     told = trouble_with(error)
     assert words in told
     assert not any(name in told for name in ("10.1.2", "zoe", "secret_db", "db.internal", "5432", "meter_status"))
 
 
 @given(st.text(), st.sampled_from([psycopg.OperationalError, psycopg.errors.InternalError, OSError, Exception]))
-def test_no_text_of_an_error_is_passed_on(text, kind):
+def test_no_text_of_an_error_is_passed_on(text: str, kind: Any) -> None:
     assert trouble_with(kind(f"{text}<mark>")) in {trouble_with(kind(said)) for said in (text, "", f"{text}<mark>")}
     assert "<mark>" not in trouble_with(kind(f"{text}<mark>"))

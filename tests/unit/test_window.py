@@ -30,7 +30,7 @@ class Scene:
 
 
 @pytest.mark.parametrize("size", [1, 10, 20, 32, 50, 999])
-def test_a_number_that_stands_three_times_is_the_window(size):
+def test_a_number_that_stands_three_times_is_the_window(size: int) -> None:
     scene = Scene()
     for _ in range(3):
         assert scene.window.messages == 1000
@@ -42,7 +42,7 @@ def test_a_number_that_stands_three_times_is_the_window(size):
     assert scene.window.is_full
 
 
-def test_one_message_more_and_it_is_forgotten():
+def test_one_message_more_and_it_is_forgotten() -> None:
     scene = Scene()
     for _ in range(3):
         scene.round(50)
@@ -51,7 +51,7 @@ def test_one_message_more_and_it_is_forgotten():
     assert not scene.window.is_full
 
 
-def test_a_window_that_shrinks_or_grows_is_learned_again():
+def test_a_window_that_shrinks_or_grows_is_learned_again() -> None:
     scene = Scene()
     for size in (50, 20, 32, 10):
         for _ in range(4):
@@ -59,7 +59,7 @@ def test_a_window_that_shrinks_or_grows_is_learned_again():
         assert scene.window.messages == size
 
 
-def test_what_we_asked_for_is_a_window_from_the_start():
+def test_what_we_asked_for_is_a_window_from_the_start() -> None:
     window = BrokerWindow(10)
     window.received(10, 1.0)
     assert window.is_full
@@ -68,7 +68,7 @@ def test_what_we_asked_for_is_a_window_from_the_start():
     assert window.is_exceeded
 
 
-def test_devices_in_step_are_no_window():
+def test_devices_in_step_are_no_window() -> None:
     """One that reports every second: its next message comes long after the acknowledgement of the last."""
     scene = Scene()
     for _ in range(50):
@@ -76,14 +76,14 @@ def test_devices_in_step_are_no_window():
     assert scene.window.learned is None
 
 
-def test_traffic_that_does_not_pause_is_no_window():
+def test_traffic_that_does_not_pause_is_no_window() -> None:
     scene = Scene()
     for _ in range(50):
         scene.round(50, waits=IDLE_SECONDS / 2)
     assert scene.window.learned is None
 
 
-def test_ordinary_traffic_never_looks_like_a_window():
+def test_ordinary_traffic_never_looks_like_a_window() -> None:
     chance = random.Random(7)
     scene = Scene(asked=65534)
     window = scene.window
@@ -98,7 +98,7 @@ def test_ordinary_traffic_never_looks_like_a_window():
         assert window.learned is None
 
 
-def test_a_new_connection_starts_counting_at_zero():
+def test_a_new_connection_starts_counting_at_zero() -> None:
     window = BrokerWindow(10)
     window.received(10, 1.0)
     window.connected()
@@ -107,7 +107,7 @@ def test_a_new_connection_starts_counting_at_zero():
     assert not window.is_exceeded
 
 
-def test_it_is_told_once_it_has_proved_itself():
+def test_it_is_told_once_it_has_proved_itself() -> None:
     scene = Scene()
     for _ in range(2 + SURE_TIMES):
         assert not scene.window.is_sure
@@ -115,7 +115,7 @@ def test_it_is_told_once_it_has_proved_itself():
     assert scene.window.is_sure
 
 
-def test_messages_with_qos_0_say_nothing():
+def test_messages_with_qos_0_say_nothing() -> None:
     scene = Scene()
     for _ in range(3):
         scene.now += 0.003
@@ -127,7 +127,7 @@ def test_messages_with_qos_0_say_nothing():
     assert scene.window.messages == 50
 
 
-def test_a_far_broker_is_followed_too():
+def test_a_far_broker_is_followed_too() -> None:
     scene = Scene()
     for _ in range(4):
         scene.round(50, after=REFILL_SECONDS * 0.9)
