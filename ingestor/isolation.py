@@ -83,7 +83,7 @@ async def store_rows(  # noqa: PLR0913 - what is stored, where, and how
         try:
             async with connection.transaction():
                 await _copy(connection, table, ordered)
-                await _update_status(connection, table, ordered, new=ordered)
+                await _update_status(connection, table, ordered)
                 return Stored(stored=len(rows))
         except Exception as error:
             if not _is_of_rows(connection, error):
@@ -117,14 +117,12 @@ async def _copy(connection: AsyncConnection[TupleRow], table: Statements, rows: 
             raise SwallowedError
 
 
-async def _update_status(
-    connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row], *, new: Sequence[Row]
-) -> None:
-    """The status after `rows`, of which `new` were not stored before."""
+async def _update_status(connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row]) -> None:
+    """The status after `rows`, none of which was stored before: a repetition must not bring back who was forgotten."""
     newest = newest_per_device(rows)
     cursor = await connection.execute(table.newest, wire.columns(newest))
-    if cursor.rowcount < len(newest) and new:
-        await connection.execute(table.sign_of_life, [wire.text_array(sorted({row[0] for row in new}))])
+    if cursor.rowcount < len(newest):
+        await connection.execute(table.sign_of_life, [wire.text_array([row[0] for row in newest])])
 
 
 def _is_of_rows(connection: AsyncConnection[TupleRow], error: Exception) -> bool:
@@ -256,7 +254,7 @@ class _Merging:
         async with connection.transaction():
             cursor = await connection.execute(table.merge, wire.columns(rows))
             if cursor.rowcount == len(rows):
-                await _update_status(connection, table, rows, new=rows)
+                await _update_status(connection, table, rows)
                 return rows, []
             stored_now = {(device, (ts - EPOCH) // MICROSECOND) for device, ts in await cursor.fetchall()}
             new = [row for row in rows if row[:2] in stored_now]
@@ -267,9 +265,8 @@ class _Merging:
                 (row, None if numbers is None else (*row[:2], *numbers))
                 for row, numbers in zip(others, found, strict=True)
             ]
-            there = in_key_order([*new, *(stored for _, stored in known if stored is not None)])
-            if there:
-                await _update_status(connection, table, there, new=new)
+            if new:
+                await _update_status(connection, table, new)
         return new, known
 
     async def _is_everybodys(self, rows: Sequence[Row], error: Exception) -> bool:

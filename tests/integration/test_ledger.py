@@ -17,6 +17,7 @@ from ingestor.schema.partitions import days_ahead, ensure_partitions
 from ingestor.sink import Outcome, Sink
 from ledger import annul as annulling
 from ledger.annul import Annulled, annul
+from ledger.forget import forget
 from ledger.restore import Restored, restore
 from ledger.stretch import LedgerError, NothingThereError, Stretch
 from postgres.connecting import connect
@@ -162,6 +163,22 @@ def test_what_cannot_be_done_changes_nothing(database_url: str, monkeypatch: pyt
                 await annulled(connection, stretch("M", 0, NOW_US))
             assert await everything(connection) == before
             assert await (await connection.execute("SELECT FROM annulments")).fetchall() == []
+        await sink.close()
+
+    asyncio.run(story())
+
+
+def test_who_was_forgotten_comes_back_by_a_new_reading_not_by_a_repetition(database_url: str) -> None:
+    async def story() -> None:
+        connection, sink = await prepared(database_url), Sink(database_url)
+        async with connection:
+            await stored(sink, [meter(3, 1.0), meter(2, 1.0), meter(2, 1.0, "OTHER")])
+            async with connection.transaction():
+                assert await forget(connection, METER, ["M"], None, who="a test") == ["M"]
+            await stored(sink, [meter(3, 1.0), meter(2, 1.0), meter(1, 1.0, "OTHER")], again=True)
+            assert [row[0] for row in (await everything(connection))["meter_status"]] == ["OTHER"]
+            await stored(sink, [meter(4, 0.5)])
+            assert [row[0] for row in (await everything(connection))["meter_status"]] == ["M", "OTHER"]
         await sink.close()
 
     asyncio.run(story())
