@@ -16,8 +16,8 @@ Text: TypeAlias = Annotated[
 ]
 """A reason, or somebody's name: one line for people."""
 
-# More than two months of a reading a minute; half a second for the flushes that wait meanwhile.
-READINGS_MAX = 100_000
+# A month of a reading a minute. Flushes wait meanwhile: 0.03 ms a reading on a busy machine of two cores.
+READINGS_MAX = 50_000
 # Flushes end within a moment; one that waits for somebody's lock must not hold up the others behind us for longer.
 LOCK_TIMEOUT_MS = 2_000
 

@@ -178,6 +178,23 @@ def test_it_is_answered_and_described(system: System, loaded: dict[str, Any]) ->
     assert "acPower" in described["components"]["schemas"]["InverterStatus"]["properties"]
 
 
+def test_its_readings_can_be_annulled_and_restored_and_its_devices_forgotten(
+    system: System, loaded: dict[str, Any]
+) -> None:
+    of_one = "SELECT * FROM inverter_readings_history WHERE inverter_id = 'LOAD-INV-002' ORDER BY ts"
+    status = "SELECT inverter_id, last_reading, panel_temp FROM inverter_status ORDER BY 1"
+    before = system.rows(of_one), system.rows(status)
+    stretch = ("--from", "2026-01-01", "--to", "2126-01-01", "--reason", "a test")
+    assert "annulled" in system.run("readings", "annul", "--device", "LOAD-INV-002", *stretch)
+    assert system.rows(of_one) == []
+    assert len(system.rows(status)) == len(before[1]) - 1
+    ((number,),) = system.rows("SELECT max(id)::text FROM annulments WHERE kind = 'inverter'")
+    assert "restored" in system.run("readings", "restore", "--id", number)
+    assert (system.rows(of_one), system.rows(status)) == before
+    assert "forgot 1 inverter" in system.run("device", "forget", "--kind", "inverter", "LOAD-INV-005")
+    assert len(system.rows(status)) == len(before[1]) - 1
+
+
 def test_it_can_be_posted_and_published_by_hand(system: System) -> None:
     example = {"inverterId": "POSTED", "kwhGeneratedAc": 0.5, "acPower": 1.5, "panelTemp": -7.5}
     now = system.rows("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')")[0][0]
