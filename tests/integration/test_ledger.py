@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 
 from ingestor.batch import Batch, Row
 from ingestor.schema.migrate import migrate
-from ingestor.schema.partitions import days_ahead, ensure_partitions
+from ingestor.schema.partitions import days_ahead, ensure_partitions, partition_name
 from ingestor.sink import Outcome, Sink
 from ledger import annul as annulling
 from ledger.annul import Annulled, annul
@@ -179,6 +179,22 @@ def test_who_was_forgotten_comes_back_by_a_new_reading_not_by_a_repetition(datab
             assert [row[0] for row in (await everything(connection))["meter_status"]] == ["OTHER"]
             await stored(sink, [meter(4, 0.5)])
             assert [row[0] for row in (await everything(connection))["meter_status"]] == ["M", "OTHER"]
+        await sink.close()
+
+    asyncio.run(story())
+
+
+def test_a_day_that_is_gone_takes_nothing_back(database_url: str) -> None:
+    async def story() -> None:
+        connection, sink = await prepared(database_url), Sink(database_url)
+        async with connection:
+            await stored(sink, [meter(1, 1.0)])
+            done = await annulled(connection, stretch("M", 0, NOW_US))
+            day = partition_name(METER.history, datetime.fromtimestamp(NOW_US // 1_000_000 - 1, UTC).date())
+            await connection.execute(f"DROP TABLE {day}".encode())
+            with pytest.raises(LedgerError, match="not part of the history any more"):
+                await restored(connection, done.annulment_id)
+            assert await (await connection.execute("SELECT count(*) FROM annulled_readings")).fetchone() == (1,)
         await sink.close()
 
     asyncio.run(story())
