@@ -158,7 +158,6 @@ class Ingestor:
         return [problem for problem in problems if problem is not None]
 
     async def _ingest(self, subscription: Subscription) -> None:
-        settings = self._settings
         broker_watch = BrokerWatch(self._link_options, self.metrics.registry)
         self.source = source = self._make_source(
             self._link_options,
@@ -173,39 +172,35 @@ class Ingestor:
             on_unsubscribed=subscription.forget,
         )
         self._starting = None
-        chores = all_chores(settings, self.metrics, self._clocks, self._bound, self.is_connected)
+        try:
+            await self._run_parts(source, broker_watch)
+        finally:
+            await self._sink.close()
+        if not self._failed:
+            logger.info("stopped")
+
+    async def _run_parts(self, source: Source, broker_watch: BrokerWatch) -> None:
+        """All that goes on at once, until `stop`; then what is in hand is written, and the rest cancelled."""
+        settings = self._settings
         async with asyncio.TaskGroup() as group:
 
             def start(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
                 return group.create_task(self._run_part(name, work), name=name)
 
             writing = start("flush", self._writer.run())
-            others = [
-                start("link", source.run()),
-                start("clocks", self._clock_watch.run()),
-                *(
-                    start(
-                        f"chore {chore.name}",
-                        keep_doing(
-                            chore,
-                            conninfo=settings.database_conninfo,
-                            label=settings.database_label,
-                            books=self.metrics,
-                        ),
-                    )
-                    for chore in chores
-                ),
-            ]
+            others = [start("link", source.run()), start("clocks", self._clock_watch.run())]
             if isinstance(source, Link):
                 others.append(start("the broker's counts", broker_watch.run(source)))
+            for chore in all_chores(settings, self.metrics, self._clocks, self._bound, self.is_connected):
+                rounds = keep_doing(
+                    chore, conninfo=settings.database_conninfo, label=settings.database_label, books=self.metrics
+                )
+                others.append(start(f"chore {chore.name}", rounds))
             await self._stopped.wait()
             self.backlog.stop(source.connection)
             await self._drain(writing)
             for task in (writing, *others):
                 task.cancel()
-        await self._sink.close()
-        if not self._failed:
-            logger.info("stopped")
 
     async def _run_part(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """A part that fails ends the process, in order: what is in hand is still written."""
