@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
 
 from config.settings import load_settings
-
-OK, FAILED = 0, 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,14 +15,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0 after a stop, 1 where the port cannot be had."""
-    from analytics_api.http.listening import ListenError  # noqa: PLC0415 - `--help` needs none of it
-    from analytics_api.server import serve  # noqa: PLC0415
+    """Serve until a signal says stop. Raises WattlineError, also where the port cannot be had."""
+    from analytics_api.server import serve  # noqa: PLC0415 - `--help` needs none of it
 
-    load = partial(load_settings, beside_up=True, data_dir=args.data_dir, host=args.host, port=args.port)
-    try:
-        serve(load)
-    except ListenError as error:
-        sys.stderr.write(f"wattline: {error}\n")
-        return FAILED
-    return OK
+    serve(partial(load_settings, beside_up=True, data_dir=args.data_dir, host=args.host, port=args.port))
+    return 0

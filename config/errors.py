@@ -1,7 +1,25 @@
-"""What is wrong with a setting, as every room can say it without knowing the others' settings."""
+"""What a person can mend, in one line for that person. `wattline/cli.py` alone prints it and ends with its exit status.
+
+Each room has small children of these, for what its callers do next; a mistake of wattline itself is none of them, and
+keeps its traceback.
+"""
 
 from __future__ import annotations
 
+from typing import ClassVar
 
-class SettingsError(Exception):
-    """A setting is wrong; the message is one line for the person who set it, and holds no secret."""
+
+class WattlineError(Exception):
+    """The message is one line: what is wrong and what to do. It holds no secret."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(WattlineError):
+    """Something was asked for that makes no sense; nothing was tried."""
+
+    exit_status = 2
+
+
+class SettingsError(UsageError):
+    """A setting is wrong; the message names it."""

@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
 
+logger = logging.getLogger(__name__)
+
 # Which request is being answered; set by the API, empty everywhere else.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -47,6 +49,14 @@ def _note_request(record: logging.LogRecord) -> bool:
     if request:
         record.request_id = request
     return True
+
+
+def tell(text: str) -> None:
+    """One line on stderr from a command to the person who called it; a JSON object once the log is one."""
+    if any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers):
+        logger.error("%s", text)
+    else:
+        sys.stderr.write(f"wattline: {text}\n")
 
 
 def configure_logging(level: str, log_format: Literal["text", "json"]) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config.errors import WattlineError
+
 DATA_DIR = Path(".wattline")
 RUN_FILE = "run.json"
 
@@ -24,7 +26,7 @@ class Running:
     mqtt_url: str
 
 
-class NotRunningError(Exception):
+class NotRunningError(WattlineError):
     """No `up` runs in a data directory; the message says how that was seen."""
 
 

@@ -1,21 +1,17 @@
-"""`wattline up`: its options, and its errors as one line."""
+"""`wattline up`: its options, and what the file system refuses as one line."""
 
 from __future__ import annotations
 
 import argparse
-import math
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
+from config.arguments import number, port, whole_number
 from config.running import DATA_DIR, forget_other_servers
 from config.settings import load_settings
 
-FAILED = 1
 DEVICES_MAX = 1_000_000
 INTERVAL_SECONDS_MIN = 0.1
 INTERVAL_SECONDS_MAX = 86_400.0
-PORT_MAX = 65_535
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,17 +22,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Exit status: 0 stopped by Ctrl-C or SIGTERM, 1 something could not start, 2 bad usage."
     )
     add = parser.add_argument
-    count = _number(int, 0, DEVICES_MAX)
+    count = whole_number(0, DEVICES_MAX)
     add("--meters", type=count, default=100, metavar="N", help="simulated meters; 0 = none (default %(default)s)")
     add("--vehicles", type=count, default=100, metavar="N", help="simulated vehicles; 0 = none (default %(default)s)")
     add(
         "--interval",
-        type=_number(float, INTERVAL_SECONDS_MIN, INTERVAL_SECONDS_MAX, zero=True),
+        type=number(INTERVAL_SECONDS_MIN, INTERVAL_SECONDS_MAX, or_zero=True),
         default=5.0,
         metavar="SECONDS",
         help="time between two readings of a simulated device; 0 = no simulated fleet (default %(default)g)",
     )
-    port = _number(int, 0, PORT_MAX)
     free = "0 = any free port"
     add("--http-port", type=port, default=3000, metavar="PORT", help=f"the API's; {free} (default %(default)s)")
     add("--mqtt-port", type=port, default=1883, metavar="PORT", help=f"the broker's; {free} (default %(default)s)")
@@ -57,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run until asked to stop."""
+    """Run until asked to stop. Raises WattlineError."""
     from embedded.errors import EmbeddedError  # noqa: PLC0415 - `--help` needs none of this
     from embedded.up import Options, up  # noqa: PLC0415 - same
 
@@ -74,25 +69,6 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         return up(options)
-    except EmbeddedError as error:
-        print(f"wattline up: {error}", file=sys.stderr)
     except OSError as error:  # a folder that cannot be written, a full disk
         what = f"{error.filename}: " if error.filename else ""
-        print(f"wattline up: {what}{error.strerror}", file=sys.stderr)
-    return FAILED
-
-
-def _number(kind: Callable[[str], float], least: float, most: float, *, zero: bool = False) -> Callable[[str], float]:
-    """A type for argparse: a number within limits, or also 0."""
-
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most and not (zero and value == 0):
-            whole = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {whole} from {least:g} to {most:,.0f}")
-        return value
-
-    return parse
+        raise EmbeddedError(f"{what}{error.strerror}") from None

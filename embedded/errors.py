@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from config.errors import WattlineError
 
-class EmbeddedError(Exception):
+
+class EmbeddedError(WattlineError):
     """A server or command could not be found, started or kept running; the message says what to do about it."""

@@ -14,6 +14,8 @@ from typing import LiteralString
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
+from config.errors import WattlineError
+
 # Machines that ask a time server are within milliseconds; from here on one of the two does not.
 WARN_SECONDS = 60.0
 # Readings are judged with this much slack at least, however small MAX_CLOCK_SKEW_SECONDS is.
@@ -27,7 +29,7 @@ GOOD_ROUND_TRIP_SECONDS = 1.0
 _CLOCK: LiteralString = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
-class ClockDoubtError(Exception):
+class ClockDoubtError(WattlineError):
     """The clocks disagree, so nothing may be deleted by time; the message is one line for a person."""
 
 

@@ -11,19 +11,18 @@ import asyncio
 import logging
 from datetime import datetime
 
-import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
+from config.errors import UsageError
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
 from ingestor.hourly import HOUR, hour_of, roll
 from postgres.connecting import connect
-from postgres.words import explain
+from postgres.words import in_words
 from telemetry.kinds import KINDS
 from telemetry.moments import FORM, moment
 
-OK, FAILED, BAD_USAGE = 0, 1, 2
 WAIT_SECONDS = 0.5  # for the roller of an ingestor that is just at it
 
 # Hours that are not over are summed by nobody, so they would stay invalid for nothing.
@@ -51,18 +50,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0 when every hour of the stretch is summed, 1 if the database is away, 2 for an empty stretch."""
+    """Sum every hour of the stretch. Raises WattlineError."""
     settings = load_settings(beside_up=True, data_dir=args.data_dir)
     configure_logging(settings.log_level, settings.log_format)
     if args.end <= args.start:
-        log.error("--to must be later than --from")
-        return BAD_USAGE
-    try:
+        raise UsageError("--to must be later than --from")
+    with in_words(settings.database_label):
         asyncio.run(_rebuild(settings, hour_of(args.start), _end_of_hour(args.end)))
-    except psycopg.Error as error:
-        log.error("%s", explain(error, settings.database_label))  # noqa: TRY400 - a person wants a line, no traceback
-        return FAILED
-    return OK
+    return 0
 
 
 async def _rebuild(settings: Settings, start: datetime, end: datetime) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import getpass
-import logging
 import os
 import sys
 import time
@@ -20,7 +19,7 @@ from config.settings import Settings, load_settings
 from ledger.stretch import TEXT_CHARACTERS_MAX, LedgerError, Text
 from postgres.connecting import Session, connect
 from postgres.session import Limits
-from postgres.words import explain
+from postgres.words import in_words
 from telemetry.readings import DeviceId
 
 OK, FAILED = 0, 1
@@ -30,27 +29,16 @@ PAUSE_SECONDS = 0.2
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
-
 _TEXT: TypeAdapter[str] = TypeAdapter(Text)
 _DEVICE_ID: TypeAdapter[str] = TypeAdapter(DeviceId)
 
 
 def run_with_session(args: argparse.Namespace, name: str, work: Callable[[Session], Awaitable[int]]) -> int:
-    """The exit status of `work` on a session in autocommit mode; FAILED with one line where it cannot be done."""
+    """The exit status of `work` on a session in autocommit mode. Raises WattlineError."""
     settings = load_settings(beside_up=True, data_dir=args.data_dir)
     configure_logging(settings.log_level, settings.log_format)
-    try:
+    with in_words(settings.database_label):
         return asyncio.run(_with_session(settings, name, work))
-    except LedgerError as error:
-        log.error("%s", error)  # noqa: TRY400 - a person wants a line, no traceback
-    except psycopg.errors.LockNotAvailable:
-        log.error("somebody holds a lock that this needs; nothing was changed, try again later")  # noqa: TRY400 - same
-    except psycopg.errors.UndefinedTable:
-        log.error("%s has no such tables yet; run wattline migrate", settings.database_label)  # noqa: TRY400 - same
-    except psycopg.Error as error:
-        log.error("%s", explain(error, settings.database_label))  # noqa: TRY400 - same
-    return FAILED
 
 
 async def patiently(session: Session, work: Callable[[], Awaitable[T]], *, dry_run: bool = False) -> T:
@@ -62,7 +50,7 @@ async def patiently(session: Session, work: Callable[[], Awaitable[T]], *, dry_r
                 return await work()
         except psycopg.errors.LockNotAvailable:
             if time.monotonic() > deadline:
-                raise
+                raise LedgerError("somebody holds a lock that this needs; nothing was changed, try later") from None
             await asyncio.sleep(PAUSE_SECONDS)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
+from config.errors import UsageError
 from ledger.commands import FAILED, OK, add_dry_run, add_who, counted, device_id, patiently, run_with_session, say
 from ledger.forget import forget
-from ledger.stretch import LedgerError
 from postgres.connecting import Session
 from telemetry.kinds import BY_NAME, KINDS
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _forget(args: argparse.Namespace, session: Session) -> int:
     if not args.devices and args.prefix is None:
-        raise LedgerError("which devices? Name them, or what their ids begin with: --prefix")
+        raise UsageError("which devices? Name them, or what their ids begin with: --prefix")
     kind = BY_NAME[args.kind]
     gone = await patiently(
         session, lambda: forget(session, kind, args.devices, args.prefix, who=args.by), dry_run=args.dry_run

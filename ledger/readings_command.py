@@ -7,11 +7,13 @@ import json
 from datetime import datetime
 from functools import partial
 
+from config.arguments import whole_number
+from config.errors import UsageError
 from ledger.annul import annul, kind_of
 from ledger.commands import FAILED, OK, add_dry_run, add_who, counted, device_id, patiently, run_with_session, say, text
 from ledger.listing import Annulment, annulments
 from ledger.restore import restore
-from ledger.stretch import Change, LedgerError, Stretch
+from ledger.stretch import Change, Stretch
 from postgres.connecting import Session
 from telemetry.kinds import BY_NAME, KINDS
 from telemetry.moments import FORM, moment
@@ -48,7 +50,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--device", type=device_id, metavar="ID", help="only those of this device")
     _add_kind(listing, "only those of this kind")
     listing.add_argument(
-        "--limit", type=_limit, default=20, metavar="N", help=f"how many, 1-{LIST_MAX} (default %(default)s)"
+        "--limit",
+        type=whole_number(1, LIST_MAX),
+        default=20,
+        metavar="N",
+        help=f"how many, 1-{LIST_MAX} (default %(default)s)",
     )
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
 
@@ -61,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _annul(args: argparse.Namespace, session: Session) -> int:
     if args.end <= args.start:
-        raise LedgerError("--to must be later than --from")
+        raise UsageError("--to must be later than --from")
     kind = BY_NAME[args.kind] if args.kind else await kind_of(session, args.device, args.start, args.end)
     stretch = Stretch(kind, args.device, args.start, args.end)
     done = await patiently(
@@ -116,9 +122,3 @@ def _stamp(moment: datetime) -> str:
 
 def _add_kind(parser: argparse.ArgumentParser, help_text: str) -> None:
     parser.add_argument("--kind", choices=[kind.name for kind in KINDS], help=help_text)
-
-
-def _limit(given: str) -> int:
-    if not given.isdecimal() or not 1 <= int(given) <= LIST_MAX:
-        raise argparse.ArgumentTypeError(f"{given[:40]!r} is not a whole number from 1 to {LIST_MAX:,}")
-    return int(given)

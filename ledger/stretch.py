@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import StringConstraints
 
+from config.errors import WattlineError
 from telemetry.kinds import Kind
 
 TEXT_CHARACTERS_MAX = 500
@@ -22,7 +23,7 @@ READINGS_MAX = 50_000
 LOCK_TIMEOUT_MS = 2_000
 
 
-class LedgerError(Exception):
+class LedgerError(WattlineError):
     """It cannot be done, and nothing was changed; the message says why, and what to do."""
 
 

@@ -12,8 +12,9 @@ import sys
 import time
 from random import Random
 
+from config.errors import UsageError, WattlineError
 from config.event_loop import loop_factory
-from config.logging import configure_logging
+from config.logging import configure_logging, tell
 from config.settings import Settings, load_settings
 from loadgen import log
 from loadgen.committed import Committed
@@ -28,34 +29,35 @@ from loadgen.run import Run, run_fleet
 from loadgen.schedule import ClosedLoop, OpenLoop, Pace, Schedule
 from loadgen.source import BACKFILL_SECONDS
 from loadgen.stored import Tables
-from loadgen.verify import VerifyError, check_nothing_there, check_tables, verify
+from loadgen.verify import check_nothing_there, check_tables, verify
 from mqtt.errors import LinkError
 from telemetry.kinds import BY_NAME
 
 __all__ = ["configure", "run"]
 
-OK, FAILED, BAD_USAGE = 0, 1, 2
+OK, FAILED = 0, 1
 
 # Evidence is kept in memory: this is about 2 GB.
 VERIFIED_READINGS_MAX = 50_000_000
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the fleet, report, verify."""
+    """Run the fleet, report, verify. Raises WattlineError."""
     settings = load_settings(beside_up=True, data_dir=args.data_dir, publishes=True)
     pace = pace_of(args)
     problem = _problem(args, pace, settings) or make_room(min(args.connections, pace.points))
     if problem is not None:
-        return _complain(problem, BAD_USAGE)
+        raise UsageError(problem)
     configure_logging(settings.log_level, settings.log_format)
-    report = Report()
+    report, status = Report(), FAILED
     try:
         status = _run(args, settings, pace, report)
-    except (VerifyError, LinkError) as error:
-        report.error = str(error)
-        status = _complain(report.error, FAILED)
-    if args.json:
-        print(json.dumps(report.as_json(status)), flush=True)
+    except WattlineError as error:
+        status, report.error = error.exit_status, str(error)
+        raise
+    finally:
+        if args.json:
+            print(json.dumps(report.as_json(status)), flush=True)
     return status
 
 
@@ -100,8 +102,8 @@ def _run(args: argparse.Namespace, settings: Settings, pace: Pace, report: Repor
     except LinkError as error:
         if not counts.published:
             raise
-        report.error = str(error)
-        status = _complain(report.error, FAILED)
+        report.error, status = str(error), FAILED
+        tell(report.error)
     say = sys.stderr if args.json else sys.stdout
     print(*report.lines(), sep="\n", file=say, flush=True)
     if evidence is not None:
@@ -135,12 +137,7 @@ def _verify(args: argparse.Namespace, settings: Settings, evidence: Evidence, re
             _say(f"waiting up to {args.verify_timeout:g} s for all {acknowledged} readings; {stored} are stored")
         told = True
 
-    try:
-        findings = verify(_tables(settings), evidence, args.prefix, args.verify_timeout, on_wait)
-    except VerifyError as error:
-        report.error = str(error)
-        return _complain(report.error, FAILED)
-    report.findings = findings
+    report.findings = findings = verify(_tables(settings), evidence, args.prefix, args.verify_timeout, on_wait)
     say = sys.stderr if args.json else sys.stdout
     print(findings.line(), *findings.examples, sep="\n", file=say, flush=True)
     return OK if findings.clean else FAILED
@@ -203,8 +200,3 @@ def _problem(args: argparse.Namespace, pace: Pace, settings: Settings) -> str | 
 
 def _say(text: str) -> None:
     print(f"loadgen: {text}", file=sys.stderr)
-
-
-def _complain(text: str, status: int) -> int:
-    print(f"wattline loadgen: {text}", file=sys.stderr)
-    return status

@@ -5,10 +5,9 @@ with another option is `command`'s to refuse.
 from __future__ import annotations
 
 import argparse
-import math
 import re
-from collections.abc import Callable
 
+from config.arguments import number, whole_number
 from loadgen.charging import PAIR
 from telemetry.kinds import KINDS, Kind
 
@@ -37,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "that runs in this folder. One run at a time per prefix. Exit status: 0 ok, 1 failed (no answer to "
         "something that was sent, or --verify found something), 2 bad usage."
     )
-    count = _number(int, 0, DEVICES_MAX)
+    count = whole_number(0, DEVICES_MAX)
     add = parser.add_argument
     for kind in KINDS:
         add(
@@ -51,13 +50,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument(
         "--interval",
-        type=_number(float, INTERVAL_SECONDS_MIN, INTERVAL_SECONDS_MAX),
+        type=number(INTERVAL_SECONDS_MIN, INTERVAL_SECONDS_MAX),
         metavar="SECONDS",
         help=f"a fleet: time between two readings of a device (default {INTERVAL_SECONDS:g})",
     )
     pace.add_argument(
         "--rate",
-        type=_number(float, 0.1, RATE_MAX),
+        type=number(0.1, RATE_MAX),
         metavar="R",
         help="open loop: R readings a second, whatever the broker does; latency counts from when each was due",
     )
@@ -66,17 +65,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--messages",
-        type=_number(int, 1, MESSAGES_MAX),
+        type=whole_number(1, MESSAGES_MAX),
         metavar="N",
         help="end after N readings (with --rate or --max)",
     )
     add(
         "--hours",
-        type=_number(float, 1 / 60, HOURS_MAX),
+        type=number(1 / 60, HOURS_MAX),
         metavar="H",
         help="backfill: readings of the past H hours, one a minute and device, oldest first (as --max, or at --rate)",
     )
-    share = _number(float, 0, 1)
+    share = number(0, 1)
     add("--duplicates", type=share, default=0.0, metavar="SHARE", help="share of the readings sent twice (0 to 1)")
     add("--late", type=share, default=0.0, metavar="SHARE", help="share with a timestamp of an hour before")
     add("--malformed", type=share, default=0.0, metavar="SHARE", help="share of messages that must be refused")
@@ -86,7 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="the report as one JSON object on stdout")
     add(
         "--duration",
-        type=_number(float, 0.1, DURATION_SECONDS_MAX),
+        type=number(0.1, DURATION_SECONDS_MAX),
         metavar="SECONDS",
         help="how long to publish (default: until Ctrl-C)",
     )
@@ -100,14 +99,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--verify", action="store_true", help="at the end, compare every acknowledged reading with the tables")
     add(
         "--verify-timeout",
-        type=_number(float, 0, DURATION_SECONDS_MAX),
+        type=number(0, DURATION_SECONDS_MAX),
         default=60.0,
         metavar="SECONDS",
         help="how long --verify waits for the last readings to be stored (default %(default)g)",
     )
     add(
         "--connections",
-        type=_number(int, 1, CONNECTIONS_MAX),
+        type=whole_number(1, CONNECTIONS_MAX),
         default=4,
         metavar="N",
         help="connections to the broker that the devices share (default %(default)s)",
@@ -132,22 +131,6 @@ def _option_of(kind: Kind) -> str:
 def _destination(kind: Kind) -> str:
     # A name that no other option can have, whatever a kind is called.
     return f"devices of kind {kind.name}"
-
-
-def _number(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:
-    """A type for argparse: a number within limits."""
-
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most:
-            whole = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {whole} from {least:g} to {most:,.0f}")
-        return value
-
-    return parse
 
 
 def _prefix(text: str) -> str:

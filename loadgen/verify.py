@@ -14,6 +14,7 @@ from typing import Final
 
 import psycopg
 
+from config.errors import WattlineError
 from loadgen.evidence import ACKNOWLEDGED, MALFORMED, DeviceEvidence, Evidence
 from loadgen.fleet import timestamp_text
 from loadgen.stored import (
@@ -34,7 +35,7 @@ EXAMPLES_MAX: Final = 10
 POLL_SECONDS: Final = 0.25
 
 
-class VerifyError(Exception):
+class VerifyError(WattlineError):
     """The tables cannot be read; the message is one line for a person."""
 
 

@@ -17,6 +17,7 @@ from enum import IntEnum
 import mqtt5
 
 from config.broker import BrokerAddress
+from config.errors import WattlineError
 
 _Connack = mqtt5.ConnAckReasonCode
 _Disconnect = mqtt5.DisconnectReasonCode
@@ -24,7 +25,7 @@ _Puback = mqtt5.PubAckReasonCode
 _Suback = mqtt5.SubAckReasonCode
 
 
-class LinkError(Exception):
+class LinkError(WattlineError):
     """The message says what happened and what to do; it never holds a password."""
 
 

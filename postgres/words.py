@@ -6,10 +6,13 @@ Nothing here ever repeats a connection string: that may hold the password.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
 
+from config.errors import WattlineError
 from postgres.fitness import UnfitError
 
 
@@ -64,6 +67,8 @@ def explain(error: psycopg.Error, label: str) -> str:
         what = f"{found[0]}; let an administrator run CREATE EXTENSION {found[1]} in this database once"
     elif isinstance(error, psycopg.errors.InsufficientPrivilege):
         what = f"{error.diag.message_primary}; grant it to the user of DATABASE_USERNAME, or be the tables' owner"
+    elif isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
+        what = f"{error.diag.message_primary}; run wattline migrate"
     elif isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
         what = (
             f"{error.diag.message_primary}: it is a standby, or default_transaction_read_only is on for the database "
@@ -76,6 +81,15 @@ def explain(error: psycopg.Error, label: str) -> str:
         first_line = error.diag.message_primary or (str(error).splitlines() or [type(error).__name__])[0]
         what = _PREAMBLE.sub("", first_line)
     return f"PostgreSQL at {label}: {' '.join(what.split())}"
+
+
+@contextmanager
+def in_words(label: str) -> Iterator[None]:
+    """For a command: what psycopg raises inside becomes a WattlineError, in the words of `explain`."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise WattlineError(explain(error, label)) from None
 
 
 def is_lasting(error: psycopg.Error) -> bool:

@@ -1,7 +1,8 @@
 """The `wattline` command: one program, piece by piece.
 
 Each room brings a `command.py` with `configure(parser)` and `run(args) -> exit status`; it is imported only when it
-is asked for, so that `wattline --help` stays quick and a migration does not load a web server.
+is asked for, so that `wattline --help` stays quick and a migration does not load a web server. What a person can mend
+is raised as a WattlineError, and becomes a line and an exit status here and nowhere else.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from config.errors import SettingsError
+from config.errors import WattlineError
+from config.logging import tell
 
 COMMANDS = {
     "up": (
@@ -29,7 +31,7 @@ COMMANDS = {
     "device": ("ledger.device_command", "forget devices that are gone"),
     "rejected": ("ingestor.rejected.command", "list or replay the messages in quarantine"),
 }
-OK, FAILED, BAD_USAGE = 0, 1, 2
+FAILED = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         return int(args.run(args))
-    except SettingsError as error:
-        print(f"wattline: {error}", file=sys.stderr)
-        return BAD_USAGE
+    except WattlineError as error:
+        tell(str(error))
+        return error.exit_status
     except KeyboardInterrupt:
         return FAILED
 

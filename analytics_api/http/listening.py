@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 
+from config.errors import WattlineError
+
 BACKLOG = 1024
 
 
-class ListenError(Exception):
+class ListenError(WattlineError):
     """The message is one line for a person and names the setting."""
 
 

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import sys
 from collections.abc import Iterator
 
-import psycopg
-
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
-from ingestor.clocks import ClockDoubtError, Clocks
+from ingestor.clocks import Clocks
 from ingestor.housekeeping.retention import DAYS_WITHOUT_YES, Plan, drop_due, look
 from postgres.connecting import connect
 from postgres.session import Limits
-from postgres.words import explain
+from postgres.words import in_words
 
-OK, FAILED = 0, 1
 # A reader that is waited for may take a minute for each day; then the line says what to do.
 LIMITS = Limits(lock_ms=60_000)
-
-log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,20 +32,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0; 1 if the database is away or the clocks disagree."""
+    """Show or drop what is due. Raises WattlineError, also where the clocks disagree."""
     settings = load_settings(beside_up=True, data_dir=args.data_dir)
     configure_logging(settings.log_level, settings.log_format)
-    try:
+    with in_words(settings.database_label):
         asyncio.run(_run(args, settings))
-    except psycopg.errors.UndefinedTable:
-        log.error("%s has not the tables of this program; run wattline migrate", settings.database_label)  # noqa: TRY400
-    except psycopg.Error as error:
-        log.error("%s", explain(error, settings.database_label))  # noqa: TRY400 - a person wants a line, no traceback
-    except ClockDoubtError as error:
-        log.error("%s", error)  # noqa: TRY400 - same
-    else:
-        return OK
-    return FAILED
+    return 0
 
 
 async def _run(args: argparse.Namespace, settings: Settings) -> None:

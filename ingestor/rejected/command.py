@@ -8,13 +8,13 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import get_args
 
-import psycopg
-
+from config.arguments import whole_number
+from config.errors import WattlineError
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
 from ingestor.batch import Rejection
@@ -23,7 +23,7 @@ from ingestor.rejected.quarantine import Choice, newest
 from ingestor.rejected.replay import Fate, Replay, Verdict, clock_of, rehearse, replay_chosen
 from ingestor.rejected.spool import from_line
 from postgres.connecting import Session, connect
-from postgres.words import explain
+from postgres.words import in_words
 from telemetry.moments import FORM, moment
 from telemetry.readings import ReasonCode
 from telemetry.rules import Rules
@@ -42,7 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="show the newest", description="Show the newest refused messages.")
     listing.add_argument(
-        "--limit", type=_number(LIST_MAX), default=20, metavar="N", help=f"how many, 1-{LIST_MAX} (default %(default)s)"
+        "--limit",
+        type=whole_number(1, LIST_MAX),
+        default=20,
+        metavar="N",
+        help=f"how many, 1-{LIST_MAX} (default %(default)s)",
     )
     _add_filters(listing)
     listing.add_argument("--json", action="store_true", help="one JSON object a line, with the whole kept payload")
@@ -58,7 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_filters(replaying)
     which = replaying.add_mutually_exclusive_group()
     which.add_argument(
-        "--id", type=_number(ID_MAX), nargs="+", metavar="N", help="these, even if they were replayed before"
+        "--id", type=whole_number(1, ID_MAX), nargs="+", metavar="N", help="these, even if they were replayed before"
     )
     which.add_argument("--all", action="store_true", help="all that were not replayed yet")
     which.add_argument(
@@ -71,7 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0; 1 if the database is away, or a message could not be stored."""
+    """Exit status 0; 1 if a message could not be stored. Raises WattlineError."""
     if args.action == "replay":
         filtered = _choice(args) != Choice()
         if args.file is not None and filtered:
@@ -83,16 +87,12 @@ def run(args: argparse.Namespace) -> int:
     settings = load_settings(beside_up=True, data_dir=args.data_dir)
     configure_logging(settings.log_level, settings.log_format)
     try:
-        return asyncio.run(_list(args, settings) if args.action == "list" else _replay(args, settings))
-    except psycopg.errors.UndefinedTable:
-        log.error("%s has no quarantine yet; run wattline migrate", settings.database_label)  # noqa: TRY400 - one line
-    except psycopg.Error as error:
-        log.error("%s", explain(error, settings.database_label))  # noqa: TRY400 - same
+        with in_words(settings.database_label):
+            return asyncio.run(_list(args, settings) if args.action == "list" else _replay(args, settings))
     except BrokenPipeError:
         # `| head` has read what it wants; Python flushes once more at exit, and must find an open door.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    return FAILED
 
 
 async def _list(args: argparse.Namespace, settings: Settings) -> int:
@@ -132,8 +132,7 @@ async def _replay_file(args: argparse.Namespace, settings: Settings) -> int:
         lines = args.file.read_bytes().splitlines()
         messages = [from_line(line) for line in lines]
     except (OSError, ValueError) as error:
-        log.error("%s: %s", args.file, getattr(error, "strerror", None) or error)  # noqa: TRY400 - one line
-        return FAILED
+        raise WattlineError(f"{args.file}: {getattr(error, 'strerror', None) or error}") from None
     if args.dry_run:
         _say([f"would replay {len(messages):,}, skipped 0"])
         return OK
@@ -215,18 +214,3 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topic-prefix", metavar="TEXT", help="only those whose topic begins so")
     parser.add_argument("--since", type=moment, metavar="TIME", help=f"only those received from then on ({FORM})")
     parser.add_argument("--until", type=moment, metavar="TIME", help="only those received before")
-
-
-def _number(most: int) -> Callable[[str], int]:
-    """A type for argparse: a whole number from 1 to `most`."""
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = 0
-        if not 1 <= number <= most:
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 to {most:,}")
-        return number
-
-    return parse

@@ -14,17 +14,19 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
+from config.arguments import number
 from config.logging import configure_logging
+from config.seldom import Once
 from config.settings import Settings, load_settings
 from ingestor.schema.api_role import provide_api_role
 from ingestor.schema.catalogue import check_kinds
 from ingestor.schema.migrate import MigrationError, migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
 from postgres.connecting import connect
-from postgres.words import explain, is_lasting
+from postgres.words import explain, in_words, is_lasting
 
-OK, FAILED = 0, 1
 WAIT_SECONDS = 30  # a database container that starts beside us needs a few
+WAIT_SECONDS_MAX = 86_400
 RETRY_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The options of `wattline migrate`."""
     parser.add_argument(
         "--wait",
-        type=_seconds,
+        type=number(0, WAIT_SECONDS_MAX),
         default=WAIT_SECONDS,
         metavar="SECONDS",
         help="how long to wait for a database that is not up yet (default %(default)s; 0 = one attempt)",
@@ -42,18 +44,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0 if the schema is up to date and its partitions are there, 1 if not."""
+    """See to it that the schema is up to date and its partitions are there. Raises WattlineError."""
     settings = load_settings(beside_up=True, data_dir=args.data_dir)
     configure_logging(settings.log_level, settings.log_format)
-    try:
-        asyncio.run(_bring_up_to_date(settings, args.wait))
-    except psycopg.Error as error:
-        log.error("%s", explain(error, settings.database_label))  # noqa: TRY400 - a person wants a line, no traceback
-        return FAILED
-    except MigrationError as error:
-        log.error("PostgreSQL at %s: %s", settings.database_label, error)  # noqa: TRY400 - same
-        return FAILED
-    return OK
+    with in_words(settings.database_label):
+        try:
+            asyncio.run(_bring_up_to_date(settings, args.wait))
+        except MigrationError as error:
+            raise MigrationError(f"PostgreSQL at {settings.database_label}: {error}") from None
+    return 0
 
 
 async def _bring_up_to_date(settings: Settings, wait_seconds: float) -> None:
@@ -71,28 +70,16 @@ async def _bring_up_to_date(settings: Settings, wait_seconds: float) -> None:
 
 
 async def _connect_within(settings: Settings, wait_seconds: float) -> AsyncConnection[TupleRow]:
-    """A connection as soon as there is one; waits only for what may pass, and says once that it waits."""
+    """A connection as soon as there is one; waits only for what may pass, and says what it waits for."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + wait_seconds
-    said = False
+    said = Once()
     while True:
         try:
             return await connect(settings.database_conninfo, application_name="wattline migrate")
         except psycopg.OperationalError as error:
             if is_lasting(error) or clock() >= deadline:
                 raise
-            if not said:
-                log.warning("%s; waiting up to %g s", explain(error, settings.database_label), wait_seconds)
-                said = True
+            if said.is_new(problem := explain(error, settings.database_label)):
+                log.warning("%s; waiting up to %g s", problem, wait_seconds)
         await asyncio.sleep(RETRY_SECONDS)
-
-
-def _seconds(text: str) -> float:
-    """Argparse's own words follow a ValueError: "invalid _seconds value" would tell nobody anything."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of seconds, 0 or more, not {text!r}")
-    return seconds

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
+from config.errors import WattlineError
 from postgres.locks import AdvisoryLock, lock_in_transaction
 
 SERVER_VERSION_MIN = 14  # the first with DETACH PARTITION ... CONCURRENTLY, which retention needs
@@ -32,7 +33,7 @@ _CREATE_TABLE = """
     )"""
 
 
-class MigrationError(Exception):
+class MigrationError(WattlineError):
     """The schema cannot be brought up to date and waiting does not help; the message is one line for a person."""
 
 

@@ -98,7 +98,7 @@ def test_a_day_in_its_life(tmp_path: Path, start_wattline: Start, ending: signal
     second = start_wattline("up", *ANY_PORTS)
     assert second.wait() == 1
     assert second.output() == (
-        f"wattline up: wattline already runs in .wattline (pid {up.pid}): stop that one, or choose another --data-dir\n"
+        f"wattline: wattline already runs in .wattline (pid {up.pid}): stop that one, or choose another --data-dir\n"
     )
 
     family = _family(up)
@@ -158,9 +158,7 @@ def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path, start_watt
         port = taken.getsockname()[1]
         up = start_wattline("up", *ANY_PORTS, flag, str(port))
         assert up.wait() == 1
-    assert up.output() == (
-        f"wattline up: port {port} is taken: choose another with {flag} ({flag} 0 = any free port)\n"
-    )
+    assert up.output() == (f"wattline: port {port} is taken: choose another with {flag} ({flag} 0 = any free port)\n")
     assert not (tmp_path / ".wattline" / "postgres").exists()
 
 
@@ -169,7 +167,7 @@ def test_a_port_that_is_not_for_ordinary_users_is_named_for_root_too(tmp_path: P
     up = start_wattline("up", *ANY_PORTS, "--http-port", "1")
     assert up.wait() == 1
     assert up.output() == (
-        "wattline up: port 1 is not for ordinary users, and nothing here listens as root: "
+        "wattline: port 1 is not for ordinary users, and nothing here listens as root: "
         "choose another with --http-port (--http-port 0 = any free port)\n"
     )
     assert not (tmp_path / ".wattline" / "postgres").exists()
@@ -179,7 +177,7 @@ def test_a_command_that_does_not_start_ends_it_with_its_reason(tmp_path: Path, s
     (tmp_path / ".wattline" / "logs" / "ingestor.log").mkdir(parents=True)
     up = start_wattline("up", *ANY_PORTS)
     assert up.wait(60) == 1
-    assert "wattline up: .wattline/logs/ingestor.log: Is a directory\n" in up.output()
+    assert "wattline: .wattline/logs/ingestor.log: Is a directory\n" in up.output()
     assert "Traceback" not in up.output()
     below = [one for one in psutil.process_iter(["cwd"]) if (one.info["cwd"] or "").startswith(str(tmp_path))]
     assert below == list(find_marked("postgres", tmp_path / ".wattline" / "postgres" / "data")) == []
@@ -237,7 +235,7 @@ def test_when_nobody_reads_any_more_it_ends(tmp_path: Path) -> None:
         family = psutil.Process(up.pid).children(recursive=True)
         up.stdout.close()
         assert up.wait(30) == 1
-        assert up.stderr.read() == b"wattline up: Broken pipe\n"
+        assert up.stderr.read() == b"wattline: Broken pipe\n"
     assert _alive(family) == []
 
 
@@ -245,4 +243,4 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, start_wattline: Start) -> 
     (tmp_path / "file").write_text("")
     up = start_wattline("up", *ANY_PORTS, "--data-dir", "file/data")
     assert up.wait() == 1
-    assert up.output() == "wattline up: file/data: Not a directory\n"
+    assert up.output() == "wattline: file/data: Not a directory\n"

@@ -214,7 +214,7 @@ def test_no_broker_at_the_start_of_a_timed_run(
     monkeypatch.setenv("MQTT_URL", broker.url)
     assert main(["loadgen", "--duration", "1"]) == 1
     last_line = capsys.readouterr().err.splitlines()[-1]
-    assert last_line.startswith(f"wattline loadgen: no connection to a broker at {broker.url}")
+    assert last_line.startswith(f"wattline: no connection to a broker at {broker.url}")
     assert "MQTT_URL" in last_line
 
 

@@ -178,7 +178,8 @@ def test_a_database_without_tables_is_one_line(
     process = start_wattline("rejected", "list", DATABASE_URL=database_url)
     assert process.wait() == 1
     (line,) = process.output().splitlines()
-    assert line.endswith("has no quarantine yet; run wattline migrate")
+    assert line.startswith("wattline: PostgreSQL at ")
+    assert line.endswith("does not exist; run wattline migrate")
 
 
 # Replaying

@@ -155,7 +155,7 @@ def test_the_api_knows_the_newest_migration() -> None:
 def test_a_bad_wait_is_bad_usage(start_wattline: StartWattline, seconds: str) -> None:
     status, said = migrate(start_wattline, f"--wait={seconds}")
     assert status == 2
-    assert f"--wait: expected a number of seconds, 0 or more, not '{seconds}'" in said
+    assert f"--wait: '{seconds}' is not a number from 0 to 86,400" in said
 
 
 def test_a_session_works_in_utc_under_its_name_and_notices_a_dead_server(database_url: str) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import logging
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from config.errors import SettingsError, UsageError, WattlineError
+from config.logging import configure_logging
+from mqtt.errors import LinkLost
 from wattline.cli import COMMANDS, main
 
 REPLAY = ["rejected", "replay", "--all"]
@@ -37,3 +44,38 @@ def test_what_publishes_guesses_no_broker(
     assert line.count("\n") == 1
     assert "MQTT_URL" in line
     assert "--data-dir" in line
+
+
+@pytest.mark.parametrize("error", [WattlineError("no"), UsageError("no"), SettingsError("no"), LinkLost("no")])
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_what_a_person_can_mend_is_one_line_and_a_status(
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: WattlineError,
+    log_format: Literal["text", "json"],
+) -> None:
+    """In the form of the log once that is JSON, for the program that reads it."""
+
+    def fail(_: argparse.Namespace) -> int:
+        configure_logging("INFO", log_format)
+        raise error
+
+    monkeypatch.setattr("ingestor.schema.command.run", fail)
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    try:
+        status = main(["migrate"])
+    finally:
+        root.handlers[:] = handlers
+    assert status == (2 if isinstance(error, UsageError) else 1)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == "wattline: no" if log_format == "text" else json.loads(line)["message"] == "no"
+
+
+def test_a_mistake_of_wattline_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: argparse.Namespace) -> int:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("ingestor.schema.command.run", fail)
+    with pytest.raises(KeyError):
+        main(["migrate"])
