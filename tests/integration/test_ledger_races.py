@@ -17,6 +17,8 @@ from ingestor import sink as sinking
 from ingestor.batch import Batch, Row
 from ingestor.hourly import HOUR_US, roll
 from ingestor.sink import Sink
+from ledger import annul as annulling
+from ledger import restore as restoring
 from ledger.annul import annul
 from ledger.restore import restore
 from ledger.stretch import LedgerError
@@ -43,6 +45,13 @@ BOTH = """
     WHERE kind = 'meter' AND device_id = meter_id AND numbers = ARRAY[kwh_consumed_ac, voltage]"""
 IN_ALL = """
     SELECT (SELECT count(*) FROM meter_readings_history) + (SELECT count(*) FROM annulled_readings)"""
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine it takes a while until somebody is seen to wait."""
+    for module in (annulling, restoring):
+        monkeypatch.setattr(module, "LOCK_TIMEOUT_MS", 60_000)
 
 
 async def fetch(connection: Connection, query: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -75,7 +84,7 @@ def told(url: str, story: Callable[[Connection, Sink, Connection], Coroutine[Any
 
 
 @asynccontextmanager
-async def held_flush(sink: Sink, rows: list[Row], patch: pytest.MonkeyPatch) -> AsyncIterator[asyncio.Task[Any]]:
+async def held_flush(sink: Sink, rows: list[Row]) -> AsyncIterator[asyncio.Task[Any]]:
     """A flush that has stored its rows and commits when the block ends."""
     stored_rows, go_on = asyncio.Event(), asyncio.Event()
     invalidate = hourly.invalidate
@@ -85,19 +94,19 @@ async def held_flush(sink: Sink, rows: list[Row], patch: pytest.MonkeyPatch) -> 
         await go_on.wait()
         await invalidate(*arguments)
 
-    patch.setattr(sinking, "invalidate", and_wait)
-    flush = asyncio.create_task(stored(sink, rows))
-    await asyncio.wait([flush, asyncio.create_task(stored_rows.wait())], return_when=asyncio.FIRST_COMPLETED)
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sinking, "invalidate", and_wait)
+        flush = asyncio.create_task(stored(sink, rows))
+        await asyncio.wait([flush, asyncio.create_task(stored_rows.wait())], return_when=asyncio.FIRST_COMPLETED)
     assert stored_rows.is_set()
     yield flush
     go_on.set()
     await flush
 
 
-def test_a_flush_that_came_first_is_annulled(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flush_that_came_first_is_annulled(database_url: str) -> None:
     async def story(looking: Connection, sink: Sink, other: Connection) -> None:
-        async with held_flush(sink, [meter(1, 1.0)], monkeypatch):
+        async with held_flush(sink, [meter(1, 1.0)]):
             late = asyncio.create_task(annulled(other, stretch("M", 0, NOW_US)))
             await wait_for_a_waiter(looking)
         assert (await late).readings == 1
@@ -134,11 +143,11 @@ def test_a_redelivery_waits_for_a_restore(database_url: str) -> None:
     told(database_url, story)
 
 
-def test_a_restore_waits_for_a_correction(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restore_waits_for_a_correction(database_url: str) -> None:
     async def story(looking: Connection, sink: Sink, other: Connection) -> None:
         await stored(sink, [meter(1, 1.0)])
         done = await annulled(other, stretch("M", 0, NOW_US))
-        async with held_flush(sink, [meter(1, 0.5)], monkeypatch):
+        async with held_flush(sink, [meter(1, 0.5)]):
             late = asyncio.create_task(restored(other, done.annulment_id))
             await wait_for_a_waiter(looking)
         assert ((await late).readings, (await late).left) == (0, 1)
@@ -148,8 +157,10 @@ def test_a_restore_waits_for_a_correction(database_url: str, monkeypatch: pytest
 
 
 def test_a_flush_that_never_ends_is_not_waited_for_long(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annulling, "LOCK_TIMEOUT_MS", 100)
+
     async def story(looking: Connection, sink: Sink, other: Connection) -> None:
-        async with held_flush(sink, [meter(1, 1.0)], monkeypatch):
+        async with held_flush(sink, [meter(1, 1.0)]):
             with pytest.raises(psycopg.errors.LockNotAvailable):
                 await annulled(other, stretch("M", 0, NOW_US))
         assert await kwh_stored(looking) == [1.0]
