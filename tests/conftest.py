@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.backends import Broker, Database, Server, new_broker, new_database
+from tests.examples import examples
 from tests.machine import missing
 from tests.processes import WattlineProcess
 from tests.proxy import TcpProxy
@@ -25,7 +26,9 @@ S = TypeVar("S", bound=Server)
 
 
 # How long an example takes says what else the machine does; pytest-timeout ends what never ends.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "busy", max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("busy")
 
 # libpq and wattline's settings read the environment; the tests' own must be the only ones.

@@ -23,6 +23,7 @@ from ingestor.rejected.limit import KeepLimit
 from ingestor.window import BrokerWindow
 from telemetry.rules import Rules
 from tests.devices import iso
+from tests.examples import examples
 
 NOW = datetime(2026, 1, 31, 14, 0, tzinfo=UTC)
 INTERVAL = 0.25
@@ -359,5 +360,5 @@ class AnyOrder(RuleBasedStateMachine):
             assert self.channel.acknowledged == self.sent[self.channel]
 
 
-AnyOrder.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+AnyOrder.TestCase.settings = settings(max_examples=examples(100), stateful_step_count=40)
 TestAnyOrder = AnyOrder.TestCase

@@ -9,6 +9,7 @@ from hypothesis.strategies._internal.core import DataObject
 from mqtt5 import PubAckPacket, PublishPacket, QoS
 
 from mqtt.packets import PacketStream, pubacks
+from tests.examples import examples
 
 PACKET_BYTES_MAX = 2_000_000
 
@@ -16,7 +17,7 @@ PACKET_BYTES_MAX = 2_000_000
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(payloads=st.lists(st.binary(max_size=300), min_size=1, max_size=8), data=st.data())
 def test_any_cut_gives_the_same_messages(payloads: list[bytes], data: DataObject) -> None:
     stream = b"".join(
@@ -33,7 +34,7 @@ def test_any_cut_gives_the_same_messages(payloads: list[bytes], data: DataObject
     assert got == payloads
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.binary(max_size=60))
 def test_no_bytes_make_it_fail_otherwise(data: bytes) -> None:
     publishes, others, problem = PacketStream(PACKET_BYTES_MAX).feed(data)
@@ -41,7 +42,7 @@ def test_no_bytes_make_it_fail_otherwise(data: bytes) -> None:
     assert len(publishes) + len(others) <= len(data)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(first=st.sampled_from([0x20, 0x30, 0x32, 0x40, 0x90, 0xB0, 0xD0, 0xE0, 0xF0]), body=st.binary(max_size=40))
 def test_a_whole_packet_is_never_waited_for(first: int, body: bytes) -> None:
     """One that lies about its inner lengths would be waited for forever."""

@@ -17,6 +17,7 @@ from ingestor.decode import Decoder
 from ingestor.rejected.limit import KeepLimit
 from telemetry.kinds import KINDS, METER, Kind
 from telemetry.rules import Rules
+from tests.examples import examples
 
 NOW = datetime(2026, 1, 31, 14, 0, tzinfo=UTC).timestamp()
 DEVICE = "A"
@@ -87,7 +88,7 @@ def decoded(kind: Kind, text: str, rules: Rules = STRICT) -> tuple[list[str], li
 @pytest.mark.parametrize("rules", [STRICT, LENIENT], ids=["strict", "lenient"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_a_reading_and_an_array_of_it_give_the_same_rows_and_refusals(kind: Kind, rules: Rules) -> None:
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=examples(300))
     @given(texts_of(kind))
     def check(text: str) -> None:
         (alone, refused), (in_array, refused_in_array) = decoded(kind, text, rules), decoded(kind, f"[{text}]", rules)

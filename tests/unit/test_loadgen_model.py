@@ -23,6 +23,7 @@ from loadgen.model import (
     make_charger,
     plug_in,
 )
+from tests.examples import examples
 
 HEALTH_LIMITS = {"healthy": (0.85, 1.0), "warning": (0.70, 0.85), "critical": (0.0, 0.70)}
 
@@ -55,7 +56,7 @@ def test_every_measurement_is_plausible(place: int, seed: int, stretches: list[f
 
 
 @given(places, seeds, st.sampled_from([1.0, 5.0, 60.0, 600.0]))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_a_charger_has_the_health_of_its_place(place: int, seed: int, seconds: float) -> None:
     measurements = walk(place, seed, seconds)
     taken = [next(measurements) for _ in range(200)]
@@ -83,7 +84,7 @@ def test_ten_chargers_show_every_health() -> None:
 
 
 @given(seeds)
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_the_battery_gains_what_is_delivered_and_starts_over_after_driving(seed: int) -> None:
     rng = Random(seed)
     charger = make_charger(1, rng)

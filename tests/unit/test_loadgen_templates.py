@@ -12,6 +12,7 @@ from loadgen.fleet import Reading, make_fleet
 from loadgen.model import health_of
 from loadgen.templates import MODELS_MAX, STEPS, Templates
 from telemetry.readings import METER, VEHICLE, timestamp_us
+from tests.examples import examples
 
 NOON_US = 1_769_868_000_000_000
 HEALTH_LIMITS = {"healthy": (0.85, 1.0), "warning": (0.70, 0.85), "critical": (0.0, 0.70)}
@@ -26,7 +27,7 @@ def read(made: Templates, rounds: int) -> list[Reading]:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 def test_payloads_are_valid_and_say_exactly_what_is_remembered(seed: int) -> None:
     for reading in read(templates(3, 3, seed), STEPS):
         if reading.device.kind == "meter":
@@ -42,7 +43,7 @@ def test_payloads_are_valid_and_say_exactly_what_is_remembered(seed: int) -> Non
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 def test_a_meter_reads_more_than_its_vehicle_at_every_step(seed: int) -> None:
     readings = read(templates(10, 10, seed), STEPS + 1)
     for meter, vehicle in zip(readings[::2], readings[1::2], strict=True):

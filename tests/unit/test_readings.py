@@ -18,6 +18,7 @@ from config.settings import Settings
 from telemetry.readings import METER, VEHICLE, ReadingWindow, ReasonCode, Timestamp, refusal_of, timestamp_us
 from telemetry.rules import Rules
 from tests.devices import meter_reading, vehicle_reading
+from tests.examples import examples
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIELDS = {METER: meter_reading, VEHICLE: vehicle_reading}
@@ -151,7 +152,7 @@ JSON = st.recursive(
 ALMOST = st.dictionaries(st.sampled_from([*meter_reading(), "other"]), JSON, max_size=6)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(payload=JSON | ALMOST)
 def test_whatever_is_sent_gets_one_line_of_plain_text(payload: Any) -> None:
     verdict = refusal(METER, payload)
@@ -174,7 +175,7 @@ def test_a_sender_cannot_make_the_reason_long() -> None:
 OFFSETS = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000))
 @given(microseconds=st.integers(0, 7_258_118_400_000_000), offset=OFFSETS)
 def test_a_timestamp_is_exact_to_the_microsecond(microseconds: int, offset: timezone) -> None:
     moment = (EPOCH + timedelta(microseconds=microseconds)).astimezone(offset)
@@ -225,7 +226,7 @@ FORMS = st.builds(
 )
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=examples(2000))
 @given(text=FORMS)
 def test_rfc_3339_in_full_is_read_as_by_hand(text: str) -> None:
     TypeAdapter(Timestamp).validate_python(text)
@@ -238,7 +239,7 @@ def test_rfc_3339_in_full_is_read_as_by_hand(text: str) -> None:
     assert timestamp_us(text) == expected
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000))
 @given(
     text=st.from_regex(r"\A[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-9]{2}:[0-6][0-9](Z|[+-][0-2][0-9]:[0-9]{2})\Z")
 )

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from config.broker import broker_address
 from config.errors import SettingsError
 from config.settings import Settings, load_settings
+from tests.examples import examples
 from tests.waiting import wait_until
 
 SECRET = "hunter2"
@@ -115,7 +116,7 @@ def test_broker_addresses(url: str, shown: str, user: str | None) -> None:
         assert "p@ss" not in repr(broker)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(url=st.text(max_size=30) | st.text("mqts:/@[]%#?:.1a\n ", max_size=25).map("mqtt://".__add__))
 def test_any_broker_url_is_an_address_or_one_line(url: str) -> None:
     try:
