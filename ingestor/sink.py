@@ -264,12 +264,16 @@ class Sink:
             connection = await connect(
                 self._conninfo, autocommit=True, application_name="wattline ingest", limits=LIMITS
             )
-            with _deadline(connection, seconds):
-                wire.register(connection)
-                if self._left is not None:
-                    await connection.execute(_END_FORMER, [self._left.pid, self._left.started])
-                    self._left = None
-                row = await (await connection.execute(_BACKEND_START)).fetchone()
+            try:
+                with _deadline(connection, seconds):
+                    wire.register(connection)
+                    if self._left is not None:
+                        await connection.execute(_END_FORMER, [self._left.pid, self._left.started])
+                        self._left = None
+                    row = await (await connection.execute(_BACKEND_START)).fetchone()
+            except BaseException:
+                await connection.close()
+                raise
             self._backend = _Backend(connection.info.backend_pid, row[0]) if row else None
             self._connection = connection
         return self._connection

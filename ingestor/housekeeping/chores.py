@@ -109,8 +109,8 @@ async def _one_round(chore: Chore, conninfo: str, told: set[int]) -> bool:
     finally:
         alarm.cancel()
         looking.cancel()
+        await session.close()  # first, since whoever cancels us may do it while we wait
         await asyncio.wait([looking])
-        await session.close()
 
 
 async def _name_blockers(chore: Chore, conninfo: str, pid: int, told: set[int]) -> None:
