@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
-from ingestor import sink
+from ingestor import sink, wire
 from ingestor.batch import Batch
 from ingestor.housekeeping import chores
 from ingestor.housekeeping.chores import Chore, keep_doing
@@ -37,7 +36,7 @@ class ScriptedSession:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedSession]:
     sessions: list[ScriptedSession] = []
 
-    async def connect(*_: object, **__: object) -> Any:  # noqa: ANN401 - as much of a session as is needed
+    async def connect(*_: object, **__: object) -> ScriptedSession:
         await asyncio.sleep(0)
         sessions.append(ScriptedSession())
         return sessions[-1]
@@ -71,7 +70,7 @@ def test_a_chore_may_be_cancelled_at_any_moment(turns: int, opened: list[Scripte
 def test_a_session_that_fails_while_it_is_set_up_is_closed(
     opened: list[ScriptedSession], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sink.wire, "register", lambda _: None)
+    monkeypatch.setattr(wire, "register", lambda _: None)
 
     async def story() -> None:
         writes = sink.Sink("")
