@@ -14,6 +14,7 @@ from analytics_api.analytics import fleet, links, performance
 from analytics_api.analytics.meters import MeterConvention
 from analytics_api.database.questions import Database
 from analytics_api.description import openapi, swagger
+from analytics_api.description.known_parameters import refusing_unknown
 from analytics_api.http.access import GuardedApp, RulesInForce
 from analytics_api.http.errors import EXCEPTION_HANDLERS
 from analytics_api.http.metrics import MeasuredApp, build_registry
@@ -43,21 +44,23 @@ def create_app(settings: Settings, access: RulesInForce, room: Room) -> Starlett
 
     app = Starlette(
         # Tried in this order, so those that are asked most come first.
-        routes=[
-            *status.routes(database),
-            *lists.routes(database, settings.silent_after_seconds),
-            *history.routes(database),
-            *gateway.routes(broker),
-            *performance.routes(database, convention),
-            *fleet.routes(database, convention),
-            *links.routes(database),
-            *annulments.routes(database),
-            *probes.routes(database, registry),
-            *stream.routes(live),
-            *page.routes(convention),
-            *swagger.routes(),
-            *openapi.routes(),
-        ],
+        routes=refusing_unknown(
+            [
+                *status.routes(database),
+                *lists.routes(database, settings.silent_after_seconds),
+                *history.routes(database),
+                *gateway.routes(broker),
+                *performance.routes(database, convention),
+                *fleet.routes(database, convention),
+                *links.routes(database),
+                *annulments.routes(database),
+                *probes.routes(database, registry),
+                *stream.routes(live),
+                *page.routes(convention),
+                *swagger.routes(),
+                *openapi.routes(),
+            ]
+        ),
         middleware=[
             Middleware(MeasuredApp, metrics=http_metrics),
             *_cors(settings),

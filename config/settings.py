@@ -6,6 +6,7 @@ names the variable. The README's table is tested against this module.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -28,9 +29,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from config.broker import BrokerAddress, broker_address
 from config.errors import SettingsError
 from config.hosts import host_name
+from config.logging import configure_logging
+from config.near_misses import near_misses
 from config.running import DATA_DIR, NotRunningError, find_running, forget_other_servers
 
 ENV_FILE = ".env"
+_told: set[str] = set()
+
+log = logging.getLogger(__name__)
 _MAX_KWH = re.compile(r"([A-Za-z]+)_MAX_KWH", re.IGNORECASE)
 _TOKEN = re.compile(r"[!-+\--~]+")  # visible ASCII but the comma
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
@@ -359,10 +365,12 @@ def load_settings(
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         written = _env_file()
-        given["max_kwh"] = _max_kwh({**written, **os.environ})
+        variables = {**written, **os.environ}
+        given["max_kwh"] = _max_kwh(variables)
         settings = Settings(**given)
         if beside_up:
             settings = Settings(**given, **_beside_up(settings, data_dir, publishes=publishes))
+        _tell_of_near_misses(variables, settings)
         return settings
     except ValidationError as error:
         problems = []
@@ -375,6 +383,16 @@ def load_settings(
         raise SettingsError(".env: is not UTF-8 text") from None
     except OSError as error:
         raise SettingsError(f".env: cannot be read: {error.strerror}") from None
+
+
+def _tell_of_near_misses(variables: Mapping[str, str], settings: Settings) -> None:
+    """Once for each name in the life of a process."""
+    misses = near_misses(variables.keys() - _told, {name.upper() for name in Settings.model_fields})
+    if misses:
+        configure_logging(settings.log_level, settings.log_format)
+    for name, meant in sorted(misses.items()):
+        _told.add(name)
+        log.warning("%s is no setting, and has no effect; %s is one", name, meant)
 
 
 def _max_kwh(variables: Mapping[str, str]) -> dict[str, float]:

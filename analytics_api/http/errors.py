@@ -19,6 +19,7 @@ from starlette.routing import Match, Route
 from analytics_api.http.answers import json_response
 
 RETRY_AFTER_SECONDS = 2
+NAMES_SHOWN, NAME_CHARACTERS_SHOWN = 10, 100
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,21 @@ class InvalidParameterError(ApiError):
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field} {message}", Problem(field, message))
+
+
+class UnknownParametersError(ApiError):
+    """Query parameters that nobody here reads; the client must leave them out, or ask elsewhere."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+    def __init__(self, unknown: Sequence[str], known: Sequence[str]) -> None:
+        # Names are the client's invention, so they are cut and shown as plain ASCII.
+        names = [ascii(name[:NAME_CHARACTERS_SHOWN])[1:-1] for name in unknown[:NAMES_SHOWN]]
+        expected = f"known are {', '.join(known)}" if known else "this address has none"
+        message = f"is not a parameter of this address; {expected}"
+        super().__init__(
+            f"{', '.join(names)}: not known here; {expected}.", *(Problem(name, message) for name in names)
+        )
 
 
 class UnknownDeviceError(ApiError):

@@ -1,6 +1,6 @@
 """Path and query parameters, checked: what is malformed or given twice is refused by name, never guessed.
 
-Parameters that no route knows are ignored, as everywhere on the web.
+Parameters that a route does not know never get here (`description/known_parameters.py`).
 """
 
 from __future__ import annotations

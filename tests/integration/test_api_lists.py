@@ -143,8 +143,11 @@ def test_what_is_malformed_is_400_and_named(api: httpx.Client, query: str, field
     assert [error["field"] for error in response.json()["errors"]] == [field]
 
 
-def test_what_no_list_knows_is_ignored(api: httpx.Client) -> None:
-    assert page(api, METERS, color="red")["data"]
+def test_what_no_list_knows_is_400_and_named(api: httpx.Client) -> None:
+    response = api.get(f"{METERS}?limit=5&color=red&prefix=A")
+    assert response.status_code == 400
+    assert [error["field"] for error in response.json()["errors"]] == ["color", "prefix"]
+    assert "staleSeconds" in response.json()["message"]
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import httpx
 import pytest
 from jsonschema_rs import meta
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from starlette.applications import Starlette
 from starlette.routing import Route
 
 from analytics_api.app import create_app
 from analytics_api.description import openapi, schemas
+from analytics_api.description.known_parameters import KNOWN
 from analytics_api.http.access import AccessRules, RulesInForce
 from analytics_api.http.parameters import HOURS_MAX, LIMIT_MAX
 from config.settings import Settings
@@ -100,3 +102,36 @@ def test_a_field_that_no_model_names_is_refused() -> None:
     schemas.AliveAnswer.model_validate(status)
     with pytest.raises(ValidationError, match="extra"):
         schemas.AliveAnswer.model_validate({**status, "more": 1})
+
+
+def asked(app: Starlette, method: str, path: str, query: str) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            address = re.sub(r"{annulmentId}", "1", path)
+            address = re.sub(r"{[^}]*}", "X", address)
+            headers = {"Authorization": "Bearer secret"}
+            return await client.request(method, f"{address}?{query}", headers=headers)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(("method", "path"), [*KNOWN, *(("HEAD", path) for method, path in KNOWN if method == "GET")])
+def test_every_route_refuses_a_parameter_that_it_does_not_know(method: str, path: str) -> None:
+    settings = Settings(api_write_tokens=SecretStr("secret"))
+    app = create_app(settings, RulesInForce(AccessRules.of(settings, loopback_only=True)), Room(100))
+    known = KNOWN["GET" if method == "HEAD" else method, path]
+    query = "&".join(["surprise=1", "%C3%A9=2", "surprise=3", *(f"{name}=1" for name in known)])
+    answer = asked(app, method, path, query)
+    assert answer.status_code == 400
+    if method != "HEAD":
+        assert [problem["field"] for problem in answer.json()["errors"]] == ["surprise", "\\xe9"]
+        assert all(name in answer.json()["message"] for name in known)
+
+
+def test_a_page_leaves_its_parameters_to_its_script(app: Starlette) -> None:
+    assert asked(app, "GET", "/", "vehicle=VEH-1").status_code == 200
+
+
+def test_many_long_names_do_not_make_the_answer_long(app: Starlette) -> None:
+    query = "&".join(f"{'x' * 300}{number}=1" for number in range(100))
+    assert len(asked(app, "GET", "/v1/telemetry/meter", query).content) < 5000

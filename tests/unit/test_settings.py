@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from config.broker import broker_address
 from config.errors import SettingsError
+from config.near_misses import near_misses
 from config.settings import Settings, load_settings
 from tests.examples import examples
 from tests.waiting import wait_until
@@ -332,3 +333,41 @@ def test_a_limit_of_energy_is_read_for_whatever_kind_there_is(elsewhere: Path, m
     assert load_settings().max_kwh == {"meter": 500, "inverter": 7.5}
     monkeypatch.setenv("METER_MAX_KWH", "")
     assert load_settings().max_kwh == {"inverter": 7.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("RETENTION_DAY", "RETENTION_DAYS"),
+        ("retention_day", "RETENTION_DAYS"),
+        ("RETENTIONS_DAYS", "RETENTION_DAYS"),
+        ("DATABASE_USER", "DATABASE_USERNAME"),
+        ("API_WRITE_TOKEN", "API_WRITE_TOKENS"),
+        ("MQTT_URI", "MQTT_URL"),
+        *(
+            (name, None)
+            for name in ("PATH", "POST", "PORTS", "HOSTNAME", "LOG_DIR", "MQTT_PORT", "API_KEY", "mqtt_url")
+        ),
+        ("DATABASE_SERVICE_HOST", None),
+    ],
+)
+def test_a_near_miss_is_told_from_the_names_of_others(name: str, meant: str | None) -> None:
+    known = {field.upper() for field in Settings.model_fields}
+    assert near_misses([name], known) == ({} if meant is None else {name: meant})
+
+
+def test_a_near_miss_is_said_once_with_the_setting_that_was_meant_and_without_its_value(elsewhere: Path) -> None:
+    """Whether it is in the environment or in `.env`."""
+    (elsewhere / ".env").write_text(f"RETENTION_DAY={SECRET}\n", encoding="utf-8")
+    finished = subprocess.run(
+        [sys.executable, "-c", "from config.settings import load_settings; load_settings(); load_settings()"],
+        cwd=elsewhere,
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "MQTT_URI": SECRET},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second = finished.stderr.splitlines()
+    assert first.endswith("MQTT_URI is no setting, and has no effect; MQTT_URL is one")
+    assert second.endswith("RETENTION_DAY is no setting, and has no effect; RETENTION_DAYS is one")
+    assert SECRET not in finished.stderr
