@@ -19,6 +19,7 @@ from telemetry.kinds import BY_NAME, KINDS
 from telemetry.moments import FORM, moment
 
 LIST_MAX = 1000
+ID_MAX = 2**63 - 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         description="Put the readings of an annulment back, just as they were. A reading whose moment has another one "
         "by now stays annulled.",
     )
-    restoring.add_argument("--id", required=True, type=int, metavar="N", help="the annulment, as annul and list say it")
+    restoring.add_argument(
+        "--id", required=True, type=whole_number(1, ID_MAX), metavar="N", help="the annulment, as annul and list say it"
+    )
     for each in (annulling, restoring):
         add_who(each)
         add_dry_run(each)
