@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass
+
+from prometheus_client.parser import text_string_to_metric_families
 
 RATE_SECONDS = 5.0  # steady enough to read, quick enough to show a stall
 COUNTERS = {
@@ -61,10 +63,9 @@ class Books:
 
 def read_sample(metrics: str) -> Sample:
     """From Prometheus text; a name that does not occur counts 0."""
-    sums: dict[str, float] = {}
-    for line in metrics.splitlines():
-        if not line.startswith("#") and (parts := line.rsplit(" ", 1))[1:]:
-            name = parts[0].partition("{")[0]
-            sums[name] = sums.get(name, 0.0) + float(parts[1])
-    counters = {name: int(sums.get(metric, 0)) for name, metric in COUNTERS.items()}
-    return Sample(**counters, pending=int(sums.get(PENDING, 0)))
+    sums: defaultdict[str, float] = defaultdict(float)
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            sums[sample.name] += sample.value
+    counters = {name: int(sums[metric]) for name, metric in COUNTERS.items()}
+    return Sample(**counters, pending=int(sums[PENDING]))

@@ -1,15 +1,16 @@
-"""What a person sees of `up`: lines that stay, and below them one live line; plain lines where there is no terminal."""
+"""What a person sees of `up`: lines that stay, and below them one live line."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
-CLEAR_LINE = "\r\x1b[K"
+from config.live_line import LiveLine
+
 REDRAW_SECONDS = 1.0
-PLAIN_LINE_SECONDS = 10.0
 
 
 class Screen:
@@ -17,36 +18,30 @@ class Screen:
 
     def __init__(self, stream: TextIO = sys.stdout) -> None:
         self._stream = stream
-        self._redraws = stream.isatty()
-        self._period = REDRAW_SECONDS if self._redraws else PLAIN_LINE_SECONDS
+        self._live = LiveLine(stream, REDRAW_SECONDS)
         self._due = 0.0
-        self._live = ""
 
     def say(self, text: str) -> None:
         """A line that stays, above the live one."""
-        self._write((CLEAR_LINE if self._live else "") + text + "\n" + self._live)
+        with self._read_by_somebody():
+            self._live.say(text)
 
     def show(self, text: str, now: float) -> None:
         """The state at `now`; drawn over the last one on a terminal, else written now and then."""
-        if now < self._due:
-            return
-        self._due = now + self._period
-        if self._redraws:
-            self._live = text[: shutil.get_terminal_size().columns - 1]
-            self._write(CLEAR_LINE + self._live)
-        else:
-            self._write(text + "\n")
+        if now >= self._due:
+            self._due = now + self._live.period_seconds
+            with self._read_by_somebody():
+                self._live.show(text)
 
     def end(self) -> None:
         """Leave the live line as it is, and write below it from now on."""
-        if self._live:
-            self._live = ""
-            self._write("\n")
+        with self._read_by_somebody():
+            self._live.leave()
 
-    def _write(self, text: str) -> None:
+    @contextmanager
+    def _read_by_somebody(self) -> Iterator[None]:
         try:
-            self._stream.write(text)
-            self._stream.flush()
+            yield
         except BrokenPipeError:
             # What is still in the stream's buffer goes nowhere from now on, and nothing after this raises again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())

@@ -66,7 +66,7 @@ def _run(args: argparse.Namespace, settings: Settings, pace: Pace, report: Repor
     counts, evidence = report.counts, Evidence(points) if args.verify else None
     readings_max = None if isinstance(pace, Schedule) else pace.turns
     progress = Progress(counts, args.duration, readings_max=readings_max)
-    log.install(progress, settings.log_level)
+    log.install(progress)
     _introduce(args, settings)
     past_from_us = None if args.hours is None else time.time_ns() // 1000 - round(args.hours * 3600e6)
     tables = _tables(settings)

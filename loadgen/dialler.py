@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from random import uniform
 from typing import Final
 
-from config.seldom import Once
 from config.settings import Settings
 from loadgen.messages import Message
 from loadgen.mqtt311 import Connection311
@@ -36,7 +35,6 @@ KEEPALIVE_SECONDS_MANY: Final = 300
 DISCONNECTING_MAX: Final = 500
 POLL_SECONDS: Final = 0.05
 TELL_SECONDS: Final = 5.0
-REPEAT_SECONDS: Final = 20.0
 
 
 class Dialler:
@@ -57,7 +55,6 @@ class Dialler:
         self._base = LinkOptions.from_settings(settings, client_id=self._name)
         self._wanted: asyncio.Queue[Lane] = asyncio.Queue()
         self._closing = False
-        self._told = Once(REPEAT_SECONDS)
         self.connected = 0
         """Lanes that have a connection now."""
         self.away_since: float | None = None
@@ -99,11 +96,6 @@ class Dialler:
         for start in range(0, len(outlets), DISCONNECTING_MAX):
             await asyncio.gather(*(outlet.disconnect() for outlet in outlets[start : start + DISCONNECTING_MAX]))
 
-    def _tell(self, error: LinkError) -> None:
-        """What happens to one connection happens to all: once is enough."""
-        if self._told.is_new(str(error)):
-            logger.warning("%s; trying again", error)
-
     def _why_not(self, wanted: int) -> LinkError:
         if wanted == 1:
             return self.reason.with_traceback(None)
@@ -123,7 +115,7 @@ class Dialler:
                 raise
             except LinkError as error:
                 self.reason = error
-                self._tell(error)
+                logger.warning("%s; trying again", error)  # once: see `log`
                 delay = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
                 failures += 1
                 await asyncio.sleep(uniform(delay / 2, delay))
@@ -145,7 +137,7 @@ class Dialler:
             self.reason = error
             if not self.connected:
                 self.away_since = time.monotonic()
-            self._tell(error)
+            logger.warning("%s; trying again", error)  # once: see `log`
             self._wanted.put_nowait(lane)
 
         connection: Connection | Connection311

@@ -1,4 +1,4 @@
-"""The live progress on stderr: one line, redrawn, on a terminal; a plain line now and then anywhere else.
+"""The live progress on stderr.
 
 It only shows; it counts nothing itself, and it must never hold up a publisher.
 """
@@ -6,24 +6,22 @@ It only shows; it counts nothing itself, and it must never hold up a publisher.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
 import time
 from collections import deque
 from typing import Final, TextIO
 
+from config.live_line import LiveLine
 from loadgen.counts import Counts
 
 REDRAW_SECONDS: Final = 0.5
-PLAIN_LINE_SECONDS: Final = 10.0
 # The rate is that of the last few seconds: steady enough to read, quick enough to show a stall.
 RATE_SECONDS: Final = 5.0
-CLEAR_LINE: Final = "\r\x1b[K"
 BAR_CELLS: Final = 20
 
 
 class Progress:
-    """The line, its place on the screen, and what it needs to know for a rate."""
+    """The line, and what it needs to know for a rate."""
 
     def __init__(
         self,
@@ -35,19 +33,17 @@ class Progress:
         self._counts = counts
         self._duration = duration_seconds
         self._readings_max = readings_max
-        self._stream = stream
-        self._redraws = stream.isatty()
-        self._period = REDRAW_SECONDS if self._redraws else PLAIN_LINE_SECONDS
+        self._live = LiveLine(stream, REDRAW_SECONDS)
+        self._is_terminal = stream.isatty()
         self._started = time.monotonic()
-        self._samples: deque[tuple[float, int]] = deque(maxlen=max(1, int(RATE_SECONDS / self._period)))
-        self._drawn = False
+        self._samples: deque[tuple[float, int]] = deque(maxlen=max(1, int(RATE_SECONDS / self._live.period_seconds)))
 
     async def run(self) -> None:
         """Show the progress until cancelled."""
         self.start()
         try:
             while True:
-                await asyncio.sleep(self._period)
+                await asyncio.sleep(self._live.period_seconds)
                 self.show()
         finally:
             self.clear()
@@ -59,10 +55,7 @@ class Progress:
 
     def clear(self) -> None:
         """Take the line off the screen, so that something else can be written."""
-        if self._drawn:
-            self._stream.write(CLEAR_LINE)
-            self._stream.flush()
-            self._drawn = False
+        self._live.clear()
 
     def show(self) -> None:
         """Write the line as it is now."""
@@ -73,14 +66,7 @@ class Progress:
         elapsed = now - self._started
         share, left = forecast(self._counts, rate, elapsed, self._duration, self._readings_max)
         line = progress_line(self._counts, rate, elapsed, None if left is None else elapsed + left)
-        if self._redraws:
-            # Cut where the terminal ends: a line that wraps cannot be redrawn.
-            room = shutil.get_terminal_size().columns - 1
-            self._stream.write(CLEAR_LINE + (bar(share) + line)[:room])
-            self._drawn = True
-        else:
-            self._stream.write(line + "\n")
-        self._stream.flush()
+        self._live.show((bar(share) if self._is_terminal else "") + line)
 
 
 def forecast(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import logging
 
+from config.live_line import CLEAR_LINE
 from loadgen.counts import Counts
 from loadgen.log import BesideProgress
-from loadgen.progress import CLEAR_LINE, Progress, progress_line
+from loadgen.progress import Progress, progress_line
 
 
 class Screen(io.StringIO):
