@@ -64,9 +64,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         now, room = self.loop.time(), self._room
         self._turned_away = room is not None and not room.enter(self, now)
-        if room is not None and self._turned_away and room.is_worth_a_line(now):
+        if room is not None and self._turned_away and (count := room.complaints.due("full")):
             log.warning(
-                "all %d connections are in use, so new ones are answered 503; `ulimit -n` bounds them", room.most
+                "all %d connections are in use, so new ones are answered 503 (%d more); `ulimit -n` bounds them",
+                room.most,
+                count,
             )
         self._head_deadline = now + (TURNED_AWAY_SECONDS_MAX if self._turned_away else HEAD_SECONDS_MAX)
         self._close_at_deadline()

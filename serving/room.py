@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from config.seldom import Seldom
+
 TURNED_AWAY_MAX = 32
 """Connections at a time that are only told to come back later."""
-COMPLAINT_SECONDS = 60.0
 FIRST_WORDS_SECONDS = 1.0
 """A connection that has said nothing for so long may have to leave."""
 
@@ -30,7 +31,7 @@ class Room:
     def __init__(self, most: int) -> None:
         self.most = most
         self.turned_away_total = 0
-        self._quiet_until = 0.0
+        self.complaints = Seldom()
         self._new: dict[Guest, float] = {}  # since when, in the order of it
         self._kept: dict[Guest, None] = {}  # in the order in which they began to wait
         self._served: set[Guest] = set()
@@ -55,13 +56,6 @@ class Room:
                 self.turned_away_total += 1
                 return False
         self._new[guest] = now
-        return True
-
-    def is_worth_a_line(self, now: float) -> bool:
-        """Whether a person should be told that somebody was turned away: once a minute at most."""
-        if now < self._quiet_until:
-            return False
-        self._quiet_until = now + COMPLAINT_SECONDS
         return True
 
     def is_served(self, guest: Guest) -> None:

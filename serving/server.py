@@ -100,7 +100,7 @@ class BoundedServer(uvicorn.Server):
                 return
             except OSError as error:
                 if error.errno in _SHORT_OF_SOMETHING:
-                    self._complain(loop.time(), error)
+                    self._complain(error)
                     loop.remove_reader(listener)
                     loop.call_later(PAUSE_SECONDS, self._accept_from, listener)
                 return  # anything else ended one connection, and says nothing about the next
@@ -127,8 +127,8 @@ class BoundedServer(uvicorn.Server):
             room=self._room,
         )
 
-    def _complain(self, now: float, error: OSError) -> None:
-        if self._room.is_worth_a_line(now):
+    def _complain(self, error: OSError) -> None:
+        if self._room.complaints.due("no connection"):
             log.error(
                 "no connection can be taken for the moment (%d are open): %s", self._room.connections, error.strerror
             )

@@ -78,15 +78,6 @@ async def migrate(connection: AsyncConnection[TupleRow]) -> list[str]:
     return names
 
 
-async def schema_is_current(connection: AsyncConnection[TupleRow]) -> bool:
-    """True if exactly the migrations of this program are applied, unchanged."""
-    async with connection.transaction():
-        applied = await _applied(connection)
-    return {version: checksum for version, (_, checksum) in (applied or {}).items()} == {
-        migration.version: migration.checksum for migration in known_migrations()
-    }
-
-
 async def _apply_next(connection: AsyncConnection[TupleRow]) -> str | None:
     """Apply the first missing migration and return its name; None when there is none."""
     async with connection.transaction():
