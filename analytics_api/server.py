@@ -27,7 +27,7 @@ from serving.server import BoundedServer, bounded_config, connections_max, note_
 
 STOP_SECONDS_MAX = 5  # longer than any answer takes
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class _Server(BoundedServer):
@@ -54,13 +54,13 @@ def serve(load: Callable[[], Settings]) -> None:
     sockets = listen(settings.host, settings.port)
     loopback_only = bound_to_loopback(sockets)
     if settings.api_write_loopback and not loopback_only:
-        log.warning(
+        logger.warning(
             "API_WRITE_LOOPBACK has no effect: HOST %s can be reached from elsewhere; writing needs API_WRITE_TOKENS",
             settings.host,
         )
     most = connections_max(raise_limit())
     if most < LISTENERS_MAX:
-        log.warning("only %d connections at a time: this process may open few files; raise `ulimit -n`", most)
+        logger.warning("only %d connections at a time: this process may open few files; raise `ulimit -n`", most)
     access = RulesInForce(AccessRules.of(settings, loopback_only=loopback_only))
     room = Room(most)
     app = create_app(settings, access, room)
@@ -87,9 +87,9 @@ def _run(server: _Server, sockets: list[socket.socket], settings: Settings) -> N
     url = url_of(sockets, settings.host)
     sys.stdout.write(f"{url}\n")
     sys.stdout.flush()
-    log.info("serving %s from PostgreSQL at %s", url, settings.database_label)
+    logger.info("serving %s from PostgreSQL at %s", url, settings.database_label)
     server.run(sockets=sockets)
-    log.info("stopped")
+    logger.info("stopped")
 
 
 def _check(settings: Settings) -> None:

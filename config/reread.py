@@ -22,7 +22,7 @@ AT_ONCE = frozenset(
 )
 """The settings that take effect without a restart."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Rereading:
@@ -51,7 +51,7 @@ class Rereading:
         try:
             found = self._found()
         except SettingsError as error:
-            log.error("SIGHUP: everything stays as it was: %s", error)  # noqa: TRY400 - one line for a person
+            logger.error("SIGHUP: everything stays as it was: %s", error)  # noqa: TRY400 - one line for a person
             return
         self._had_file = Path(ENV_FILE).exists()
         changed = [name for name in Settings.model_fields if getattr(found, name) != getattr(self.settings, name)]
@@ -60,7 +60,7 @@ class Rereading:
         self.settings = self.settings.model_copy(update=at_once)
         # Whoever sends the signal sees its line, whatever the level was and will be.
         configure_logging("INFO", self.settings.log_format)
-        log.info("SIGHUP: %s", _told(at_once, waiting))
+        logger.info("SIGHUP: %s", _told(at_once, waiting))
         configure_logging(self.settings.log_level, self.settings.log_format)
         self._apply(self.settings)
 

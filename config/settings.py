@@ -36,7 +36,7 @@ from config.running import DATA_DIR, NotRunningError, find_running, forget_other
 ENV_FILE = ".env"
 _told: set[str] = set()
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _MAX_KWH = re.compile(r"([A-Za-z]+)_MAX_KWH", re.IGNORECASE)
 _TOKEN = re.compile(r"[!-+\--~]+")  # visible ASCII but the comma
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
@@ -392,7 +392,7 @@ def _tell_of_near_misses(variables: Mapping[str, str], settings: Settings) -> No
         configure_logging(settings.log_level, settings.log_format)
     for name, meant in sorted(misses.items()):
         _told.add(name)
-        log.warning("%s is no setting, and has no effect; %s is one", name, meant)
+        logger.warning("%s is no setting, and has no effect; %s is one", name, meant)
 
 
 def _max_kwh(variables: Mapping[str, str]) -> dict[str, float]:

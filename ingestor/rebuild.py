@@ -38,7 +38,7 @@ LEFT = """
     SELECT count(DISTINCT (kind, hour)) FROM hourly_invalidations
     WHERE hour >= %(start)s AND hour < least(%(end)s, date_trunc('hour', now()))"""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -66,12 +66,12 @@ async def _rebuild(settings: Settings, start: datetime, end: datetime) -> None:
     async with connection:
         await connection.execute(INVALIDATE_RANGE, {**stretch, "kinds": [kind.name for kind in KINDS]})
         total = left = await _left(connection, stretch)
-        log.info("hours to sum: %d (each kind of reading apart)", total)
+        logger.info("hours to sum: %d (each kind of reading apart)", total)
         while left:
             if await roll(connection) is None:
                 await asyncio.sleep(WAIT_SECONDS)
             left = await _left(connection, stretch)
-        log.info("summed %d hours", total)
+        logger.info("summed %d hours", total)
 
 
 async def _left(connection: AsyncConnection[TupleRow], stretch: dict[str, datetime]) -> int:

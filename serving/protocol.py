@@ -28,7 +28,7 @@ HEAD_SECONDS_MAX = 10.0
 TURNED_AWAY_SECONDS_MAX = 2.0
 RETRY_AFTER_SECONDS = 2
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _AUTHORITY_END = re.compile(rb"[/?#]")
 _NOT_HTTP = (HTTPStatus.BAD_REQUEST, "This is not a valid HTTP request.")
@@ -65,7 +65,7 @@ class BoundedProtocol(HttpToolsProtocol):
         now, room = self.loop.time(), self._room
         self._turned_away = room is not None and not room.enter(self, now)
         if room is not None and self._turned_away and (count := room.complaints.due("full")):
-            log.warning(
+            logger.warning(
                 "all %d connections are in use, so new ones are answered 503 (%d more); `ulimit -n` bounds them",
                 room.most,
                 count,

@@ -31,7 +31,7 @@ CONNECTIONS_MIN = 16
 
 _SHORT_OF_SOMETHING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def connections_max(files: int) -> int:
@@ -129,6 +129,6 @@ class BoundedServer(uvicorn.Server):
 
     def _complain(self, error: OSError) -> None:
         if self._room.complaints.due("no connection"):
-            log.error(
+            logger.error(
                 "no connection can be taken for the moment (%d are open): %s", self._room.connections, error.strerror
             )

@@ -19,7 +19,7 @@ BUSY = "The database is too busy to answer in time."
 _CONNECTION_ENDED = ("08", "57P")  # SQLSTATE: connection exceptions; shutdown, crash, start-up of the server
 _SCHEMA_MISSING = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName)
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Complaints:
@@ -33,7 +33,7 @@ class Complaints:
         now = asyncio.get_running_loop().time()
         if now >= self._quiet_until:
             self._quiet_until = now + COMPLAINT_SECONDS
-            log.error("a query failed with %s: %s", error.sqlstate, line_of(error))
+            logger.error("a query failed with %s: %s", error.sqlstate, line_of(error))
         if isinstance(error, psycopg.errors.QueryCanceled):
             return UnavailableError(BUSY)
         if isinstance(error, _SCHEMA_MISSING):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Outage:
@@ -26,9 +26,9 @@ class Outage:
         is told once an outage and none of them begins another one.
         """
         if not self._told:
-            log.warning("PostgreSQL at %s does not serve us: %s; trying again", self._label, reason)
+            logger.warning("PostgreSQL at %s does not serve us: %s; trying again", self._label, reason)
         elif trouble not in self._told:
-            log.warning("PostgreSQL at %s is still away: %s", self._label, reason)
+            logger.warning("PostgreSQL at %s is still away: %s", self._label, reason)
         self._told.add(trouble)
         self.trouble = trouble
 
@@ -36,6 +36,6 @@ class Outage:
         """A connection was made."""
         self.connected += 1
         if self._told:
-            log.info("PostgreSQL at %s serves us again", self._label)
+            logger.info("PostgreSQL at %s serves us again", self._label)
         self._told.clear()
         self.trouble = None

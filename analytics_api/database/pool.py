@@ -35,7 +35,7 @@ CLOSE_SECONDS_MAX = 3.0
 # so an outage of an hour is over within a second, not within the minutes that its waiting had grown to.
 RECONNECT_SECONDS = 2.0
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -161,9 +161,9 @@ class Pool:
             return
         self._limited = limited
         if limited:
-            log.info("the API acts as the role %s", API_ROLE)
+            logger.info("the API acts as the role %s", API_ROLE)
         else:
-            log.warning(
+            logger.warning(
                 "the API has all rights of its database user: there is no role %s here that it may become; "
                 "`wattline migrate` makes it, or see Access in docs/operations.md",
                 API_ROLE,

@@ -31,7 +31,7 @@ CSV = "text/csv"
 _WEIGHT = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 _VARIES = {"Vary": "Accept"}
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def prefers_csv(request: Request) -> bool:
@@ -75,12 +75,12 @@ class CsvAnswer(Response):
                     body = self._record.csv(rows)
             await _send_in_time(send, body, deadline, more=False)
         except TimeoutError:
-            log.warning("cut a CSV answer whose client took too long to read it")
+            logger.warning("cut a CSV answer whose client took too long to read it")
             await _cut(scope)
         except UnavailableError as error:
             if not sending:
                 raise
-            log.warning("cut a CSV answer: %s", error)
+            logger.warning("cut a CSV answer: %s", error)
             await _cut(scope)
 
 

@@ -62,7 +62,7 @@ OF_KIND: LiteralString = """
 # 15). An index on last_updated would save some of it once a second, and cost every flush its HOT updates.
 CHANGES = b"\n    UNION ALL".join(kind.sql(OF_KIND) for kind in KINDS)
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class TooManyListenersError(UnavailableError):
@@ -156,7 +156,7 @@ class Stream:
             except UnavailableError as error:
                 self._tell_problem(str(error))
             except Exception:
-                log.exception("the stream could not be told")
+                logger.exception("the stream could not be told")
                 self._tell_problem("Something went wrong on our side; it has been logged.")
             await asyncio.sleep(max(0.0, due - loop.time()))
 

@@ -46,7 +46,7 @@ AT_A_TIME = 500
 # Some brokers take no more (AWS IoT Core: 128 KB).
 MESSAGE_BYTES_MAX = 75_000
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Gateway:
@@ -85,7 +85,7 @@ class Gateway:
                 await self._link.run()
             except LinkRefused as error:
                 if said.is_new(str(error)):
-                    log.error("%s; readings over HTTP are answered with 503", error)  # noqa: TRY400 - for people
+                    logger.error("%s; readings over HTTP are answered with 503", error)  # noqa: TRY400 - for people
             await asyncio.sleep(REFUSED_RETRY_SECONDS)
 
     def without_unknown_fields(self, kind: Kind, reading: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Gateway:
                 raise answer
 
     def _unavailable(self, error: LinkError) -> UnavailableError:
-        log.debug("readings over HTTP were not taken: %s", error)
+        logger.debug("readings over HTTP were not taken: %s", error)
         if self._link.connection is None:
             return _not_taken("it is away")
         return _not_taken("it refused them, or nobody is subscribed; is the ingestor running?")

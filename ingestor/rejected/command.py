@@ -34,7 +34,7 @@ IDS_SHOWN_MAX = 20
 ID_MAX = 2**63 - 1
 WHOLE_BYTES = 2**31 - 1
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +100,7 @@ async def _list(args: argparse.Namespace, settings: Settings) -> int:
         found = await newest(connection, args.limit, _choice(args), WHOLE_BYTES if args.json else SHOWN_BYTES)
     _say(as_json(refused) if args.json else as_text(refused) for refused in found)
     if not found:
-        log.info("nothing in quarantine%s", f" with code {args.code}" if args.code else "")
+        logger.info("nothing in quarantine%s", f" with code {args.code}" if args.code else "")
     return OK
 
 

@@ -29,7 +29,7 @@ WAIT_SECONDS = 30  # a database container that starts beside us needs a few
 WAIT_SECONDS_MAX = 86_400
 RETRY_SECONDS = 0.5
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -59,14 +59,14 @@ async def _bring_up_to_date(settings: Settings, wait_seconds: float) -> None:
     connection = await _connect_within(settings, wait_seconds)
     async with connection:
         for name in await migrate(connection):
-            log.info("applied %s", name)
+            logger.info("applied %s", name)
         for table in await check_kinds(connection):
-            log.warning("%s holds readings of a kind that this program does not declare", table)
+            logger.warning("%s holds readings of a kind that this program does not declare", table)
         problem = await provide_api_role(connection)
         if problem is not None:
-            log.warning("PostgreSQL at %s: %s", settings.database_label, problem)
+            logger.warning("PostgreSQL at %s: %s", settings.database_label, problem)
         made = await ensure_partitions(connection, days_ahead(datetime.now(UTC)))
-    log.info("%s: the schema is up to date; daily partitions made: %d", settings.database_label, len(made))
+    logger.info("%s: the schema is up to date; daily partitions made: %d", settings.database_label, len(made))
 
 
 async def _connect_within(settings: Settings, wait_seconds: float) -> AsyncConnection[TupleRow]:
@@ -81,5 +81,5 @@ async def _connect_within(settings: Settings, wait_seconds: float) -> AsyncConne
             if is_lasting(error) or clock() >= deadline:
                 raise
             if said.is_new(problem := explain(error, settings.database_label)):
-                log.warning("%s; waiting up to %g s", problem, wait_seconds)
+                logger.warning("%s; waiting up to %g s", problem, wait_seconds)
         await asyncio.sleep(RETRY_SECONDS)
