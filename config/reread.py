@@ -56,7 +56,9 @@ class Rereading:
         self._had_file = Path(ENV_FILE).exists()
         changed = [name for name in Settings.model_fields if getattr(found, name) != getattr(self.settings, name)]
         at_once = {name: getattr(found, name) for name in changed if name in AT_ONCE}
-        waiting = [name for name in changed if name not in AT_ONCE]
+        waiting = [name for name in changed if name not in AT_ONCE and name != "max_kwh"]
+        # By the name of its kind, each as somebody has written it.
+        waiting += sorted(f"{kind}_max_kwh" for kind in dict(found.max_kwh.items() ^ self.settings.max_kwh.items()))
         self.settings = self.settings.model_copy(update=at_once)
         # Whoever sends the signal sees its line, whatever the level was and will be.
         configure_logging("INFO", self.settings.log_format)

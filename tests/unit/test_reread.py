@@ -35,10 +35,10 @@ def test_what_may_change_does_and_what_may_not_waits(elsewhere: Path, capsys: py
     applied: list[Settings] = []
     rereading = Rereading(load_settings, lambda _: None, applied.append)
     configure_logging("ERROR", "text")
-    env.write_text("API_READ_TOKENS=n3w\nLOG_LEVEL=ERROR\nPORT=7\n")
+    env.write_text("API_READ_TOKENS=n3w\nLOG_LEVEL=ERROR\nPORT=7\nMETER_MAX_KWH=5\n")
     rereading.reread()
     (line,) = capsys.readouterr().err.splitlines()
-    assert "SIGHUP: changed API_READ_TOKENS; a restart is needed for PORT; " in line
+    assert "SIGHUP: changed API_READ_TOKENS; a restart is needed for PORT, METER_MAX_KWH; " in line
     assert "n3w" not in line
     assert applied[-1].read_tokens == (b"n3w",)
     assert applied[-1].port == 3000
