@@ -249,6 +249,30 @@ def test_a_reading_is_stored_as_by_a_flush(quarantine: Quarantine) -> None:
         assert hours.fetchone() == (3,)
 
 
+def test_a_conflict_is_one_again_until_what_is_stored_is_annulled(
+    quarantine: Quarantine, start_wattline: Callable[..., WattlineProcess]
+) -> None:
+    first = json.loads(meter())
+    wrong, right = (
+        quarantine.add(json.dumps(first).encode()),
+        quarantine.add(json.dumps(first | {"voltage": 1}).encode()),
+    )
+    assert last_line(quarantine.command("replay", "--id", str(wrong))[1]) == {"stored": 1}
+    status, said = quarantine.command("replay", "--id", str(right))
+    assert (status, last_line(said)) == (1, {"in conflict": 1})
+    now = datetime.now(UTC)
+    stretch = ["--from", (now - timedelta(hours=1)).isoformat(), "--to", (now + timedelta(hours=1)).isoformat()]
+    annulling = start_wattline(
+        *("readings", "annul", "--device", "METER-001", *stretch, "--reason", "wrong"),
+        DATABASE_URL=quarantine.database_url,
+    )
+    assert annulling.wait() == 0, annulling.output()
+    assert last_line(quarantine.command("replay", "--id", str(wrong))[1]) == {"repeated": 1}
+    assert last_line(quarantine.command("replay", "--all")[1]) == {"stored": 1}
+    with psycopg.connect(quarantine.database_url) as connection:
+        assert connection.execute("SELECT voltage FROM meter_readings_history").fetchall() == [(1.0,)]
+
+
 def test_the_settings_of_the_command_are_the_rules(quarantine: Quarantine) -> None:
     quarantine.add(meter(rssi=-70), code="invalid_shape")
     assert last_line(quarantine.command("replay", "--all")[1]) == {"refused again": 1}
