@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from analytics_api import probes
 from analytics_api.analytics import fleet, links, performance
-from analytics_api.analytics.meters import MeterConvention
+from analytics_api.analytics.meters import Pairs
 from analytics_api.database.questions import Database
 from analytics_api.description import openapi, swagger
 from analytics_api.description.known_parameters import refusing_unknown
@@ -35,7 +35,7 @@ def create_app(settings: Settings, access: RulesInForce, room: Room) -> Starlett
     )
     registry, http_metrics = build_registry(database, room)
     broker = gateway.Gateway(settings, registry)
-    convention = MeterConvention.parse(settings.meter_id_convention)
+    pairs = Pairs.of(settings)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -50,13 +50,13 @@ def create_app(settings: Settings, access: RulesInForce, room: Room) -> Starlett
                 *lists.routes(database, settings.silent_after_seconds),
                 *history.routes(database),
                 *gateway.routes(broker),
-                *performance.routes(database, convention),
-                *fleet.routes(database, convention),
-                *links.routes(database),
+                *performance.routes(database, pairs),
+                *fleet.routes(database, pairs),
+                *links.routes(database, pairs.convention),
                 *annulments.routes(database),
                 *probes.routes(database, registry),
                 *stream.routes(live),
-                *page.routes(convention),
+                *page.routes(pairs.convention),
                 *swagger.routes(),
                 *openapi.routes(),
             ]
@@ -81,7 +81,7 @@ def _cors(settings: Settings) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "HEAD", "POST", "PUT"],
+            allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )

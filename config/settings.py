@@ -168,9 +168,18 @@ class Settings(BaseSettings):
         str,
         Field(
             pattern=r"^([A-Za-z0-9._-]{1,50}:[A-Za-z0-9._-]{1,50})?$",
-            description="vehicle prefix:meter prefix for vehicles without links; empty = none",
+            description="vehicle prefix:meter prefix, before a vehicle's first link; empty = none",
         ),
     ] = "VEH-:METER-"
+    efficiency_tolerance: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            allow_inf_nan=False,
+            description="how much more DC than AC may be measured (0.02 = 2 %); beyond it the health is UNKNOWN",
+        ),
+    ] = 0.02
     http_keepalive_seconds: Annotated[
         int,
         Field(

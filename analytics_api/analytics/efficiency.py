@@ -15,20 +15,31 @@ WARNING_MIN = 0.70
 _SUM_ERROR_MAX = 1e-9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Efficiency:
     """What a period's energies say; `ratio` is not rounded, and None where no AC energy was measured."""
 
     ratio: float | None
     health: Health
+    impossible: bool = False
+    """More DC came out than AC went in, beyond the tolerance: something measures wrongly."""
 
     @classmethod
-    def of(cls, ac_kwh: float, dc_kwh: float) -> Efficiency:
-        """Judge sums of kWh. Without AC energy there is nothing to judge: UNKNOWN, never CRITICAL."""
+    def of(cls, ac_kwh: float, dc_kwh: float, tolerance: float) -> Efficiency:
+        """Judge sums of kWh. Without AC energy there is nothing to judge, and what exceeds it by more than `tolerance`
+        (0.02: 2 %) cannot be: UNKNOWN, never CRITICAL.
+        """
         ratio = dc_kwh / ac_kwh if ac_kwh > 0 else math.nan
         if not math.isfinite(ratio):
             return cls(None, "UNKNOWN")
+        if ratio - _SUM_ERROR_MAX > 1 + tolerance:
+            return cls(ratio, "UNKNOWN", impossible=True)
         return cls(ratio, _judged(ratio + _SUM_ERROR_MAX))
+
+    @property
+    def judged(self) -> float | None:
+        """The ratio; None where the health is UNKNOWN."""
+        return None if self.health == "UNKNOWN" else self.ratio
 
     @property
     def rounded(self) -> float | None:

@@ -14,7 +14,6 @@ from typing import LiteralString
 
 from psycopg.rows import TupleRow
 
-from analytics_api.analytics.efficiency import Efficiency
 from analytics_api.analytics.meters import MeterConvention
 from analytics_api.database.questions import Database
 from telemetry.kinds import METER, VEHICLE
@@ -23,7 +22,8 @@ from telemetry.kinds import METER, VEHICLE
 # the hour of all devices by ts alone, which the BRIN index answers: count(ingested_at), which is never null, keeps the
 # planner from walking through every device of the primary key instead (twice the time). The hour before the running one
 # has a branch of its own: it is the one that is not summed yet in the first seconds of an hour, and with constants for
-# its bounds it is read in parallel.
+# its bounds it is read in parallel. The bounds of the period stand beside those of each hour: the planner locks the
+# partitions in them, and otherwise every one that there is.
 TOTALS: LiteralString = """
         SELECT {id}, {sums_of_hours}, sum(readings)::bigint AS readings
         FROM (
@@ -54,7 +54,8 @@ TOTALS: LiteralString = """
             CROSS JOIN LATERAL (
                 SELECT {id}, {named_sums}, count(ingested_at) AS readings
                 FROM {history}
-                WHERE ts >= invalid_hours.hour AND ts < invalid_hours.hour + interval '1 hour'
+                WHERE ts >= %(start)s AND ts < %(running)s
+                    AND ts >= invalid_hours.hour AND ts < invalid_hours.hour + interval '1 hour'
                 GROUP BY {id}
             ) AS raw
             WHERE kind = '{kind}' AND hour < %(previous)s
@@ -64,16 +65,40 @@ TOTALS: LiteralString = """
             CROSS JOIN LATERAL (
                 SELECT {named_sums}, count(*) AS readings
                 FROM {history}
-                WHERE {id} = device_id
+                WHERE {id} = device_id AND ts >= %(start)s AND ts < %(running)s
                     AND ts >= invalid_devices.hour AND ts < invalid_devices.hour + interval '1 hour'
             ) AS raw
             WHERE kind = '{kind}'
         ) AS hours
         GROUP BY {id}"""
 
-# Vehicles and the meters that feed them: this statement is about pairs. {vehicles} and {meters} are TOTALS of each.
-# whole: what fed a vehicle during the whole period, which the totals of its meter answer. pieces: of every other link
-# the part of each hour; a full hour with right sums is read from them, the rest through the index of that meter.
+# What the device of a kind added up to in each piece of a period: full hours with right sums are read from them, the
+# rest through the index of that device.
+PIECES: LiteralString = """
+            SELECT vehicle_id, {kwh} AS kwh, sum({hourly}.readings)::bigint AS readings
+            FROM pieces
+            JOIN {hourly} USING (hour, {id})
+            WHERE {kind}_is_summed AND hour >= %(start)s AND hour < %(running)s
+            GROUP BY vehicle_id
+            UNION ALL
+            SELECT vehicle_id, sum(raw.kwh), sum(raw.readings)::bigint
+            FROM pieces
+            CROSS JOIN LATERAL (
+                SELECT {kwh} AS kwh, count(*) AS readings
+                FROM {history}
+                WHERE {id} = pieces.{id} AND ts >= %(start)s AND ts < %(end)s AND ts >= lower AND ts < upper
+            ) AS raw
+            WHERE NOT {kind}_is_summed
+            GROUP BY vehicle_id"""
+
+IS_SUMMED: LiteralString = """
+            whole_hour AND ('{kind}', hour) NOT IN (SELECT kind, hour FROM invalid_hours)
+                AND ('{kind}', hour, {id}) NOT IN (SELECT kind, hour, device_id FROM invalid_devices)
+                AS {kind}_is_summed"""
+
+# Vehicles and the meters that feed them: this statement is about pairs. feeds: when which meter is known to have fed a
+# vehicle, as in `performance`. Where one did for the whole period, the totals of both answer (whole); of every other
+# one the part of each hour (pieces).
 PAIRS: LiteralString = """
     WITH invalid AS MATERIALIZED (
         SELECT DISTINCT kind, hour, device_id
@@ -85,61 +110,105 @@ PAIRS: LiteralString = """
         SELECT kind, hour, device_id
         FROM invalid
         WHERE device_id IS NOT NULL AND (kind, hour) NOT IN (SELECT kind, hour FROM invalid_hours)
-    ), vehicle_totals AS ({vehicles}
-    ), meter_totals AS ({meters}
-    ), links AS MATERIALIZED (
+    ), vehicle_totals AS MATERIALIZED ({vehicle_totals}
+    ), meter_totals AS MATERIALIZED ({meter_totals}
+    ), first_links AS MATERIALIZED (
+        SELECT vehicle_id, min(valid_from) AS since FROM vehicle_meter_links GROUP BY vehicle_id
+    ), taken AS MATERIALIZED (
+        SELECT meter_id, range_agg(tstzrange(valid_from, valid_to)) AS at
+        FROM vehicle_meter_links
+        WHERE valid_from < %(end)s AND (valid_to IS NULL OR valid_to > %(start)s)
+        GROUP BY meter_id
+    ), by_name AS MATERIALIZED (
+        SELECT vehicle_id,
+            %(meter_prefix)s::text || substr(vehicle_id, length(%(vehicle_prefix)s::text) + 1) AS meter_id
+        FROM vehicle_status
+        WHERE starts_with(vehicle_id, %(vehicle_prefix)s::text)
+    ), named AS MATERIALIZED (
         SELECT vehicle_id, meter_id, greatest(valid_from, %(start)s) AS since, least(valid_to, %(end)s) AS until
         FROM vehicle_meter_links
         WHERE valid_from < %(end)s AND (valid_to IS NULL OR valid_to > %(start)s)
-    ), whole AS (
-        SELECT vehicle_id, meter_id FROM links WHERE since = %(start)s AND until = %(end)s
         UNION ALL
-        SELECT vehicle_id, %(meter_prefix)s::text || substr(vehicle_id, length(%(vehicle_prefix)s::text) + 1)
-        FROM vehicle_status
-        WHERE starts_with(vehicle_id, %(vehicle_prefix)s::text)
-            AND vehicle_id NOT IN (SELECT vehicle_id FROM vehicle_meter_links)
-    ), pieces AS MATERIALIZED (
+        SELECT vehicle_id, meter_id, lower(free), upper(free)
+        FROM by_name
+        LEFT JOIN first_links USING (vehicle_id)
+        LEFT JOIN taken USING (meter_id)
+        CROSS JOIN LATERAL unnest(
+            tstzmultirange(tstzrange(%(start)s, greatest(%(start)s, least(%(end)s, first_links.since))))
+                - coalesce(taken.at, '{{}}')
+        ) AS free
+    ), feeds AS MATERIALIZED (
+        SELECT vehicle_id, meter_id, since, until, since = %(start)s AND until = %(end)s AS is_whole,
+            usual_interval_seconds
+        FROM named
+        LEFT JOIN meter_status USING (meter_id)
+        LEFT JOIN meter_totals USING (meter_id)
+        WHERE meter_status.meter_id IS NOT NULL OR meter_totals.meter_id IS NOT NULL
+    ), hours AS MATERIALIZED (
         SELECT vehicle_id, meter_id, hour, lower, upper,
-            hour < %(running)s AND upper - lower = interval '1 hour'
-                AND ('meter', hour) NOT IN (SELECT kind, hour FROM invalid_hours)
-                AND ('meter', hour, meter_id) NOT IN (SELECT kind, hour, device_id FROM invalid_devices) AS summed
-        FROM links
+            hour < %(running)s AND upper - lower = interval '1 hour' AS whole_hour
+        FROM feeds
         CROSS JOIN LATERAL generate_series(
             date_trunc('hour', since, 'UTC'), until - interval '1 microsecond', interval '1 hour'
         ) AS hour
         CROSS JOIN LATERAL (
             SELECT greatest(since, hour) AS lower, least(until, hour + interval '1 hour') AS upper
         ) AS part
-        WHERE since > %(start)s OR until < %(end)s
+        WHERE NOT is_whole
+    ), pieces AS MATERIALIZED (
+        SELECT vehicle_id, meter_id, hour, lower, upper, {meter_is_summed}, {vehicle_is_summed}
+        FROM hours
     ), fed AS (
-        SELECT vehicle_id, sum(kwh) AS kwh, sum(readings)::bigint AS readings
+        SELECT vehicle_id, sum(ac_kwh) AS ac_kwh, sum(meter_readings)::bigint AS meter_readings,
+            sum(dc_kwh) AS dc_kwh, sum(vehicle_readings)::bigint AS vehicle_readings,
+            CASE WHEN NOT bool_or(is_unknown) THEN sum(meter_expected) END AS meter_expected
         FROM (
-            SELECT vehicle_id, kwh_consumed_ac AS kwh, readings FROM whole JOIN meter_totals USING (meter_id)
+            SELECT feeds.vehicle_id, meter_totals.kwh_consumed_ac AS ac_kwh, meter_totals.readings AS meter_readings,
+                vehicle_totals.kwh_delivered_dc AS dc_kwh, vehicle_totals.readings AS vehicle_readings,
+                greatest(extract(epoch FROM least(until, now()) - since)::float8, 0) / usual_interval_seconds
+                    AS meter_expected,
+                usual_interval_seconds IS NULL AS is_unknown
+            FROM feeds
+            LEFT JOIN meter_totals ON is_whole AND meter_totals.meter_id = feeds.meter_id
+            LEFT JOIN vehicle_totals ON is_whole AND vehicle_totals.vehicle_id = feeds.vehicle_id
             UNION ALL
-            SELECT vehicle_id, kwh_consumed_ac, meter_hourly.readings
-            FROM pieces
-            JOIN meter_hourly USING (hour, meter_id)
-            WHERE summed
+            SELECT vehicle_id, kwh, readings, 0, 0, 0, false FROM ({meter_pieces}
+            ) AS meters
             UNION ALL
-            SELECT vehicle_id, raw.kwh, raw.readings
-            FROM pieces
-            CROSS JOIN LATERAL (
-                SELECT sum(kwh_consumed_ac) AS kwh, count(*) AS readings
-                FROM meter_readings_history
-                WHERE meter_id = pieces.meter_id AND ts >= lower AND ts < upper
-            ) AS raw
-            WHERE NOT summed
+            SELECT vehicle_id, 0, 0, kwh, readings, 0, false FROM ({vehicle_pieces}
+            ) AS vehicles
         ) AS parts
         GROUP BY vehicle_id
+    ), annulled AS (
+        SELECT device_id AS vehicle_id FROM annulled_readings
+        WHERE kind = 'vehicle' AND ts >= %(start)s AND ts < %(end)s
+        UNION
+        SELECT vehicle_id
+        FROM feeds
+        JOIN annulled_readings ON kind = 'meter' AND device_id = meter_id AND ts >= since AND ts < until
     )
-    SELECT vehicle_id, coalesce(fed.kwh, 0), coalesce(vehicle_totals.kwh_delivered_dc, 0),
+    SELECT vehicle_id, coalesce(fed.ac_kwh, 0), coalesce(vehicle_totals.kwh_delivered_dc, 0),
         vehicle_totals.battery_temp_sum / nullif(vehicle_totals.readings, 0),
-        coalesce(vehicle_totals.readings, 0), coalesce(fed.readings, 0)
+        coalesce(vehicle_totals.readings, 0), coalesce(fed.meter_readings, 0), coalesce(fed.dc_kwh, 0),
+        coalesce(vehicle_totals.readings, 0) > coalesce(fed.vehicle_readings, 0)
+            AND (first_links.vehicle_id IS NOT NULL OR linked_meters.meter_id IS NOT NULL),
+        extract(epoch FROM least(%(end)s, now()) - %(start)s)::float8 / usual_interval_seconds,
+        fed.meter_expected, annulled.vehicle_id IS NOT NULL
     FROM vehicle_status
     LEFT JOIN vehicle_totals USING (vehicle_id)
-    LEFT JOIN fed USING (vehicle_id)"""
+    LEFT JOIN fed USING (vehicle_id)
+    LEFT JOIN first_links USING (vehicle_id)
+    LEFT JOIN annulled USING (vehicle_id)
+    LEFT JOIN by_name USING (vehicle_id)
+    LEFT JOIN (SELECT DISTINCT meter_id FROM vehicle_meter_links) AS linked_meters USING (meter_id)"""
 
-FLEET = PAIRS.format(vehicles=VEHICLE.sql(TOTALS).decode(), meters=METER.sql(TOTALS).decode()).encode()
+FLEET = PAIRS.format(
+    **{
+        f"{kind.name}_{part}": kind.sql(template).decode()
+        for kind in (METER, VEHICLE)
+        for part, template in {"totals": TOTALS, "pieces": PIECES, "is_summed": IS_SUMMED}.items()
+    }
+).encode()
 
 # A month of 10,000 vehicles takes some 4 s; whoever asks is told to come back, and finds it computed.
 FLEET_SECONDS_MAX = 20.0
@@ -166,26 +235,6 @@ class FleetPeriod:
     def start(self) -> datetime:
         """The first moment counted. Raises OverflowError before the first year."""
         return self.running - timedelta(hours=self.hours)
-
-
-@dataclass(frozen=True, slots=True)
-class VehicleFigures:
-    """One vehicle's sums over the period, not rounded: kWh, °C, readings."""
-
-    vehicle_id: str
-    ac_kwh: float
-    dc_kwh: float
-    temperature: float | None
-    vehicle_readings: int
-    meter_readings: int
-    efficiency: Efficiency
-
-    @classmethod
-    def of(cls, row: TupleRow) -> VehicleFigures:
-        """A row of FLEET, judged."""
-        vehicle_id, ac_kwh, dc_kwh, temperature, vehicle_readings, meter_readings = row
-        efficiency = Efficiency.of(ac_kwh, dc_kwh)
-        return cls(vehicle_id, ac_kwh, dc_kwh, temperature, vehicle_readings, meter_readings, efficiency)
 
 
 async def fleet_figures(

@@ -1,4 +1,4 @@
-"""`PUT /v1/vehicles/{id}/meter`, `GET /v1/vehicles/{id}/meters`: which meter feeds which vehicle, and when.
+"""`PUT` and `DELETE /v1/vehicles/{id}/meter`, `GET …/meters`: which meter feeds which vehicle, and when.
 
 The exclusion constraints of the table decide what collides, also between two requests at once; this module never
 looks first and trusts what it saw. It only finds the words for a refusal afterwards.
@@ -6,7 +6,7 @@ looks first and trusts what it saw. It only finds the words for a refusal afterw
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -21,11 +21,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from analytics_api.analytics.meters import MeterConvention
 from analytics_api.database.questions import Database
 from analytics_api.http.answers import answer, json_response, timestamp
 from analytics_api.http.bodies import json_body
-from analytics_api.http.errors import ConflictError, InvalidBodyError, Problem, UnavailableError, UnknownDeviceError
-from analytics_api.http.parameters import device_id
+from analytics_api.http.errors import (
+    ConflictError,
+    InvalidBodyError,
+    InvalidParameterError,
+    Problem,
+    UnavailableError,
+    UnknownDeviceError,
+    UnknownLinkError,
+)
+from analytics_api.http.parameters import device_id, moment
 from telemetry.readings import DeviceId, Timestamp, instant
 
 LINK_BYTES_MAX = 10_000  # a link has 300 at most; a thousand unknown fields are complained about in 3 ms
@@ -62,6 +71,32 @@ LINKS = """
     UNION ALL
     SELECT NULL, NULL, NULL FROM vehicle_status WHERE vehicle_id = %(vehicle_id)s
     ORDER BY 2"""
+# Answers show milliseconds, so a link is found by what an answer showed; one that is met exactly comes first.
+DELETE = """
+    DELETE FROM vehicle_meter_links
+    WHERE vehicle_id = %(vehicle_id)s AND valid_from = (
+        SELECT valid_from FROM vehicle_meter_links
+        WHERE vehicle_id = %(vehicle_id)s
+            AND (valid_from = %(valid_from)s OR date_trunc('milliseconds', valid_from) = %(valid_from)s)
+        ORDER BY valid_from = %(valid_from)s DESC, valid_from LIMIT 1
+    )
+    RETURNING vehicle_id, meter_id, valid_from, valid_to"""
+# Whether another link of the vehicle began before.
+EARLIER = "SELECT FROM vehicle_meter_links WHERE vehicle_id = %(vehicle_id)s AND valid_from < %(valid_from)s LIMIT 1"
+# Of each link: whether its meter has a status, and whether the vehicle that would follow that meter by its name does so
+# at that time, but for this link.
+DOUBTS = """
+    SELECT EXISTS (SELECT FROM meter_status WHERE meter_status.meter_id = link.meter_id),
+        EXISTS (
+            SELECT FROM vehicle_status
+            WHERE vehicle_id = link.namesake AND vehicle_id <> %(vehicle_id)s AND NOT EXISTS (
+                SELECT FROM vehicle_meter_links
+                WHERE vehicle_meter_links.vehicle_id = link.namesake AND valid_from <= link.valid_from
+            )
+        )
+    FROM unnest(%(meters)s::text[], %(namesakes)s::text[], %(since)s::timestamptz[]) WITH ORDINALITY
+        AS link (meter_id, namesake, valid_from, place)
+    ORDER BY place"""
 
 
 def _existing(stamp: str) -> str:
@@ -96,6 +131,12 @@ class Link:
     valid_from: datetime
     valid_to: datetime | None
 
+    @property
+    def time(self) -> str:
+        """For a person."""
+        until = "until further notice" if self.valid_to is None else f"until {timestamp(self.valid_to)}"
+        return f"from {timestamp(self.valid_from)} {until}"
+
     def as_json(self) -> dict[str, object]:
         """The contract's form."""
         return {
@@ -106,32 +147,92 @@ class Link:
         }
 
 
-def routes(database: Database) -> list[BaseRoute]:
+def routes(database: Database, convention: MeterConvention | None) -> list[BaseRoute]:
     """The routes of this module."""
     return [
-        Route("/v1/vehicles/{vehicleId}/meter", partial(put_link, database), methods=["PUT"]),
-        Route("/v1/vehicles/{vehicleId}/meters", partial(links, database)),
+        Route("/v1/vehicles/{vehicleId}/meter", partial(put_link, database, convention), methods=["PUT"]),
+        Route("/v1/vehicles/{vehicleId}/meter", partial(delete_link, database, convention), methods=["DELETE"]),
+        Route("/v1/vehicles/{vehicleId}/meters", partial(links, database, convention)),
     ]
 
 
-async def links(database: Database, request: Request) -> Response:
+async def links(database: Database, convention: MeterConvention | None, request: Request) -> Response:
     """Every link of a vehicle, oldest first; 404 for one that has neither a link nor a reading."""
     vehicle_id = device_id(request, "vehicleId")
     rows = await database.rows(LINKS, {"vehicle_id": vehicle_id})
     if not rows:
         raise UnknownDeviceError(f"Vehicle {vehicle_id} has no link and never sent a reading; check the id.")
-    found = [Link(vehicle_id, *row).as_json() for row in rows if row[0] is not None]
+    found = await _told(database, convention, [Link(vehicle_id, *row) for row in rows if row[0] is not None])
     return json_response(200, {"success": True, "data": found, "nextCursor": None})
 
 
-async def put_link(database: Database, request: Request) -> Response:
+async def put_link(database: Database, convention: MeterConvention | None, request: Request) -> Response:
     """Make a link, also before the first reading; put again, it gets the end that is given, if one is. 409 names what
     is in the way.
     """
     vehicle_id = device_id(request, "vehicleId")
     link, end_is_given = _link(vehicle_id, await json_body(request, LINK_BYTES_MAX))
     stored = await database.write(partial(_store, link, end_is_given))
-    return answer(stored.as_json())
+    (told,) = await _told(database, convention, [stored])
+    return answer(told)
+
+
+async def delete_link(database: Database, convention: MeterConvention | None, request: Request) -> Response:
+    """Take back the link that began at `validFrom`, as if it had never been; the answer says what feeds the vehicle
+    then. Any other link stays as it is, also one that ended where this one began.
+    """
+    vehicle_id = device_id(request, "vehicleId")
+    valid_from = moment(request, "validFrom")
+    if valid_from is None:
+        raise InvalidParameterError("validFrom", "is missing: it says which link")
+    values = {"vehicle_id": vehicle_id, "valid_from": valid_from}
+
+    async def delete(connection: AsyncConnection[TupleRow]) -> tuple[Link, bool]:
+        row = await (await connection.execute(DELETE, values)).fetchone()
+        if row is None:
+            raise UnknownLinkError(
+                f"No link of vehicle {vehicle_id} begins at {timestamp(valid_from)}; "
+                f"/v1/vehicles/{vehicle_id}/meters lists those that there are."
+            )
+        return Link(*row), await (await connection.execute(EARLIER, values)).fetchone() is not None
+
+    deleted, has_earlier = await database.write(delete)
+    named = None if convention is None or has_earlier else convention.meter_of(vehicle_id)
+    then = (
+        "No meter is known for that time now; a PUT gives it to the right one."
+        if named is None
+        else f"Until its first link the vehicle follows its name again: meter {named}."
+    )
+    message = f"Meter {deleted.meter_id} does not feed vehicle {vehicle_id} {deleted.time} any more. {then}"
+    return json_response(200, {"success": True, "message": message, "data": deleted.as_json()})
+
+
+async def _told(
+    database: Database, convention: MeterConvention | None, found: Sequence[Link]
+) -> list[dict[str, object]]:
+    """Links as they are answered, each with what makes it doubtful."""
+    if not found:
+        return []
+    namesakes = [convention and convention.vehicle_of(link.meter_id) for link in found]
+    values = {
+        "vehicle_id": found[0].vehicle_id,
+        "meters": [link.meter_id for link in found],
+        "namesakes": namesakes,
+        "since": [link.valid_from for link in found],
+    }
+    told = []
+    doubts = await database.rows(DOUBTS, values)
+    for link, namesake, (is_seen, feeds_another) in zip(found, namesakes, doubts, strict=True):
+        warnings = []
+        if not is_seen:
+            warnings.append(f"Meter {link.meter_id} has never sent a reading (or was forgotten); check the id.")
+        if feeds_another:
+            warnings.append(
+                f"By its name meter {link.meter_id} feeds vehicle {namesake}, which has no meter while this link "
+                f"holds; a link gives it one."
+            )
+        told.append({**link.as_json(), "warnings": warnings})
+    return told
 
 
 def _link(vehicle_id: str, body: object) -> tuple[Link, bool]:
@@ -190,11 +291,11 @@ async def _store(link: Link, end_is_given: bool, connection: AsyncConnection[Tup
 
 
 def _conflict(link: Link, other: Link) -> ConflictError:
-    until = "until further notice" if other.valid_to is None else f"until {timestamp(other.valid_to)}"
-    what = f"Meter {other.meter_id} feeds vehicle {other.vehicle_id} from {timestamp(other.valid_from)} {until}"
+    what = f"Meter {other.meter_id} feeds vehicle {other.vehicle_id} {other.time}"
     if other.vehicle_id == link.vehicle_id:
         return ConflictError(f"{what}; a vehicle has one meter at a time. Choose a time that does not overlap.")
     return ConflictError(
         f"{what}; a meter feeds one vehicle at a time. To end that link, PUT it again to "
-        f"/v1/vehicles/{other.vehicle_id}/meter with the same meterId and validFrom, and a validTo."
+        f"/v1/vehicles/{other.vehicle_id}/meter with the same meterId and validFrom, and a validTo; to take it back, "
+        f"DELETE it there."
     )

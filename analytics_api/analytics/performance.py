@@ -1,49 +1,90 @@
 """`GET /v1/analytics/performance/{vehicleId}`: energy in, energy out, and health of one vehicle over a window.
 
-One statement, so the numbers of an answer belong to one moment. It reads both histories from their covering indexes.
+One statement, so the numbers of an answer belong to one moment, its quality too. It reads both histories from their
+covering indexes.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from psycopg.rows import TupleRow
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from analytics_api.analytics.efficiency import Efficiency
-from analytics_api.analytics.meters import MeterConvention
+from analytics_api.analytics.figures import VehicleFigures, period_json
+from analytics_api.analytics.meters import MeterConvention, Pairs
 from analytics_api.database.questions import Database
-from analytics_api.http.answers import answer, number, timestamp
+from analytics_api.http.answers import answer
 from analytics_api.http.errors import UnknownDeviceError
 from analytics_api.http.parameters import Window, device_id, window
 
-# No row for an unknown vehicle: one that has a status is known, whatever it did in the window. A meter counts for the
-# part of the window in which it fed the vehicle; the window stands beside that part, so that no partition outside it
-# is read.
+# No row for an unknown vehicle: one that has a status is known, whatever it did in the window. `feeds`: when which
+# meter is known to have fed it. By its name until its first link, but for the time in which that meter is linked to
+# another vehicle; then by links alone. A meter that was never seen is not known to feed anything: it has no status nor,
+# where it was forgotten, readings in the window. The window stands beside each part, so that no partition outside it is
+# read.
 PERFORMANCE = """
-    SELECT dc.kwh, dc.temperature, dc.readings, ac.kwh, ac.readings
+    WITH first_link AS MATERIALIZED (
+        SELECT min(valid_from) AS since FROM vehicle_meter_links WHERE vehicle_id = %(vehicle_id)s
+    ), named AS MATERIALIZED (
+        SELECT meter_id, greatest(valid_from, %(start)s) AS since, least(valid_to, %(end)s) AS until
+        FROM vehicle_meter_links
+        WHERE vehicle_id = %(vehicle_id)s
+            AND valid_from < %(end)s AND (valid_to IS NULL OR valid_to > %(start)s)
+        UNION ALL
+        SELECT %(meter_id)s, lower(free), upper(free)
+        FROM first_link
+        CROSS JOIN LATERAL unnest(
+            tstzmultirange(tstzrange(%(start)s, greatest(%(start)s, least(%(end)s, first_link.since)))) - coalesce(
+                (SELECT range_agg(tstzrange(valid_from, valid_to)) FROM vehicle_meter_links
+                 WHERE meter_id = %(meter_id)s),
+                '{}')
+        ) AS free
+        WHERE %(meter_id)s IS NOT NULL
+    ), feeds AS MATERIALIZED (
+        SELECT meter_id, since, until
+        FROM named
+        WHERE coalesce(
+            (SELECT true FROM meter_status WHERE meter_status.meter_id = named.meter_id),
+            (SELECT true FROM meter_readings_history AS stored
+             WHERE stored.meter_id = named.meter_id AND ts >= %(start)s AND ts < %(end)s LIMIT 1)
+        )
+    ), fed AS MATERIALIZED (
+        SELECT coalesce(range_agg(tstzrange(since, until)), '{}') AS at FROM feeds
+    )
+    SELECT vehicle_status.vehicle_id, ac.kwh, dc.kwh, dc.temperature, dc.readings, ac.readings, dc.paired_kwh,
+        dc.paired_readings < dc.readings
+            AND EXISTS (
+                SELECT FROM vehicle_meter_links WHERE vehicle_id = %(vehicle_id)s OR meter_id = %(meter_id)s
+            ),
+        extract(epoch FROM least(%(end)s, now()) - %(start)s)::float8 / usual_interval_seconds, ac.expected,
+        EXISTS (
+            SELECT FROM annulled_readings
+            WHERE kind = 'vehicle' AND device_id = %(vehicle_id)s AND ts >= %(start)s AND ts < %(end)s
+        ) OR EXISTS (
+            SELECT FROM feeds
+            JOIN annulled_readings ON kind = 'meter' AND device_id = meter_id AND ts >= since AND ts < until
+        )
     FROM vehicle_status
     CROSS JOIN LATERAL (
-        SELECT coalesce(sum(kwh_delivered_dc), 0) AS kwh, avg(battery_temp) AS temperature, count(*) AS readings
-        FROM vehicle_readings_history
+        SELECT coalesce(sum(kwh_delivered_dc), 0) AS kwh, avg(battery_temp) AS temperature, count(*) AS readings,
+            coalesce(sum(kwh_delivered_dc) FILTER (WHERE ts <@ fed.at), 0) AS paired_kwh,
+            count(*) FILTER (WHERE ts <@ fed.at) AS paired_readings
+        FROM fed
+        CROSS JOIN vehicle_readings_history
         WHERE vehicle_id = %(vehicle_id)s AND ts >= %(start)s AND ts < %(end)s
     ) AS dc
     CROSS JOIN LATERAL (
-        SELECT coalesce(sum(part.kwh), 0) AS kwh, coalesce(sum(part.readings), 0)::bigint AS readings
-        FROM (
-            SELECT meter_id, valid_from AS since, coalesce(valid_to, 'infinity') AS until
-            FROM vehicle_meter_links
-            WHERE vehicle_id = %(vehicle_id)s
-                AND valid_from < %(end)s AND (valid_to IS NULL OR valid_to > %(start)s)
-            UNION ALL
-            SELECT %(meter_id)s, '-infinity', 'infinity'
-            WHERE NOT EXISTS (SELECT FROM vehicle_meter_links WHERE vehicle_id = %(vehicle_id)s)
-        ) AS feeds
+        SELECT coalesce(sum(part.kwh), 0) AS kwh, coalesce(sum(part.readings), 0)::bigint AS readings,
+            CASE WHEN bool_and(usual_interval_seconds IS NOT NULL) THEN
+                sum(greatest(extract(epoch FROM least(until, now()) - since)::float8, 0) / usual_interval_seconds)
+            END AS expected
+        FROM feeds
+        LEFT JOIN meter_status USING (meter_id)
         CROSS JOIN LATERAL (
-            SELECT sum(kwh_consumed_ac) AS kwh, count(*) AS readings
+            SELECT sum(meter_readings_history.kwh_consumed_ac) AS kwh, count(*) AS readings
             FROM meter_readings_history
             WHERE meter_id = feeds.meter_id AND ts >= %(start)s AND ts < %(end)s AND ts >= since AND ts < until
         ) AS part
@@ -51,19 +92,24 @@ PERFORMANCE = """
     WHERE vehicle_status.vehicle_id = %(vehicle_id)s"""
 
 
-def routes(database: Database, convention: MeterConvention | None) -> list[BaseRoute]:
+def routes(database: Database, pairs: Pairs) -> list[BaseRoute]:
     """The routes of this module."""
-    return [Route("/v1/analytics/performance/{vehicleId}", partial(performance, database, convention))]
+    return [Route("/v1/analytics/performance/{vehicleId}", partial(performance, database, pairs))]
 
 
-async def performance(database: Database, convention: MeterConvention | None, request: Request) -> Response:
-    """Totals in kWh, their ratio and what it says, the mean battery temperature (°C), the readings counted."""
+async def performance(database: Database, pairs: Pairs, request: Request) -> Response:
+    """Totals in kWh, the ratio while a meter fed the vehicle and what it says, the mean battery temperature (°C), the
+    readings counted, and how far all of it can be relied on.
+    """
     vehicle_id = device_id(request, "vehicleId")
     period = window(request, datetime.now(UTC))
-    row = await database.row(PERFORMANCE, performance_parameters(convention, vehicle_id, period))
+    row = await database.row(PERFORMANCE, performance_parameters(pairs.convention, vehicle_id, period), of_window=True)
     if row is None:
         raise UnknownDeviceError(f"No reading of vehicle {vehicle_id} was ever stored; check the id.")
-    return answer(_performance(vehicle_id, period, row))
+    figures = VehicleFigures.of(row, pairs.tolerance).as_json()
+    hours = (period.end - period.start) // timedelta(hours=1)
+    covers = f"{hours} hour{'s' if hours > 1 else ''} to the second"
+    return answer({"vehicleId": vehicle_id, "period": period_json(period.start, period.end, covers), **figures})
 
 
 def performance_parameters(convention: MeterConvention | None, vehicle_id: str, period: Window) -> dict[str, object]:
@@ -73,20 +119,4 @@ def performance_parameters(convention: MeterConvention | None, vehicle_id: str, 
         "meter_id": convention.meter_of(vehicle_id) if convention else None,
         "start": period.start,
         "end": period.end,
-    }
-
-
-def _performance(vehicle_id: str, period: Window, row: TupleRow) -> dict[str, object]:
-    dc_kwh, temperature, vehicle_readings, ac_kwh, meter_readings = row
-    efficiency = Efficiency.of(ac_kwh, dc_kwh)
-    return {
-        "vehicleId": vehicle_id,
-        "period": {"start": timestamp(period.start), "end": timestamp(period.end)},
-        "totalAcConsumed": number(round(ac_kwh, 4)),
-        "totalDcDelivered": number(round(dc_kwh, 4)),
-        "efficiencyRatio": efficiency.rounded,
-        "efficiencyPercent": efficiency.percent,
-        "avgBatteryTemp": None if temperature is None else number(round(temperature, 2)),
-        "readingsCount": {"vehicle": vehicle_readings, "meter": meter_readings},
-        "healthStatus": efficiency.health,
     }

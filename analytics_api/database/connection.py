@@ -31,14 +31,15 @@ DEFAULTS: dict[str, str | int] = {
 
 API_ROLE = "wattline_api"
 # No row where there is no such role (yet), it has no rights here (yet), or we may not become it: from version 16 on
-# a member may be forbidden to. It has its rights once it may read the newest readings of every kind.
+# a member may be forbidden to. It has its rights once it may read the newest readings of every kind, and the table that
+# came last of those that answers are made of.
 _BECOME_API_ROLE: LiteralString = """
     SELECT set_config('role', rolname, false) FROM pg_roles
     WHERE rolname = %s AND pg_has_role(session_user, oid, %s)
       AND has_schema_privilege(oid, current_schema(), 'USAGE')
       AND (SELECT bool_and(coalesce(has_table_privilege(oid, to_regclass(name), 'SELECT'), false))
           FROM unnest(%s::text[]) AS name)"""
-_STATUS_TABLES = [kind.status for kind in KINDS]
+_NEEDED_TABLES = [*(kind.status for kind in KINDS), "annulled_readings"]
 SERVER_KNOWS_SET = 160_000
 
 
@@ -71,5 +72,5 @@ class Connection(Session):
         """
         if not self._limited:
             right = "SET" if self.info.server_version >= SERVER_KNOWS_SET else "MEMBER"
-            self._limited = (await self.execute(_BECOME_API_ROLE, [API_ROLE, right, _STATUS_TABLES])).rowcount > 0
+            self._limited = (await self.execute(_BECOME_API_ROLE, [API_ROLE, right, _NEEDED_TABLES])).rowcount > 0
         return self._limited

@@ -20,7 +20,11 @@ T = TypeVar("T")
 Query: TypeAlias = LiteralString | bytes
 """A statement; bytes where it was rendered for a kind of reading (`Kind.sql`)."""
 
-_STATEMENT_TIMEOUT = "SELECT set_config('statement_timeout', %s, true)"
+# One that takes so long reads many rows, so that what joins them is a hash or a merge, whatever the planner knows: of
+# tables that were filled just now it knows nothing, and 100,000 devices joined by nested loops take minutes.
+_FOR_MANY_ROWS = """
+    SELECT set_config('statement_timeout', %s, true), set_config('enable_nestloop', 'off', true),
+        set_config('jit', 'off', true)"""
 
 
 class Database:
@@ -38,22 +42,28 @@ class Database:
     async def __aexit__(self, *_: object) -> None:
         await self._pool.__aexit__()
 
-    async def row(self, query: Query, parameters: Mapping[str, object]) -> TupleRow | None:
-        """The only row that a reading query answers, or None. Raises UnavailableError, within ANSWER_SECONDS_MAX."""
-        rows = await self.rows(query, parameters)
+    async def row(self, query: Query, parameters: Mapping[str, object], *, of_window: bool = False) -> TupleRow | None:
+        """The only row that a reading query answers, or None. Raises UnavailableError, within ANSWER_SECONDS_MAX.
+
+        A query `of_window` is planned for its own bounds each time. One plan for any bounds would have to lock every
+        partition there is, and a few such questions at once have exhausted the server's lock table.
+        """
+        rows = await self.rows(query, parameters, of_window=of_window)
         return rows[0] if rows else None
 
-    async def rows(self, query: Query, parameters: Mapping[str, object]) -> list[TupleRow]:
-        """All rows that a reading query answers; the caller bounds their number. Raises as `row` does."""
-        return await self._pool.used(lambda connection: _fetched_all(connection, query, parameters))
+    async def rows(self, query: Query, parameters: Mapping[str, object], *, of_window: bool = False) -> list[TupleRow]:
+        """All rows that a reading query answers; the caller bounds their number. As `row` in all else."""
+        return await self._pool.used(
+            lambda connection: _fetched_all(connection, query, parameters, of_window=of_window)
+        )
 
     async def rows_in_time(self, query: Query, parameters: Mapping[str, object], seconds_max: float) -> list[TupleRow]:
-        """The rows of a query that nobody waits for, so that it may take `seconds_max`."""
+        """The rows of a query `of_window` that nobody waits for, so that it may take `seconds_max`."""
 
         async def ask(connection: Connection) -> list[TupleRow]:
             async with connection.transaction():
-                await connection.execute(_STATEMENT_TIMEOUT, [f"{seconds_max * 1000:.0f}ms"])
-                return await _fetched_all(connection, query, parameters)
+                await connection.execute(_FOR_MANY_ROWS, [f"{seconds_max * 1000:.0f}ms"])
+                return await _fetched_all(connection, query, parameters, of_window=True)
 
         return await self._pool.used(ask, seconds_max)
 
@@ -84,7 +94,11 @@ class Database:
         return self._pool.stats()
 
 
-async def _fetched_all(connection: Connection, query: Query, parameters: Mapping[str, object]) -> list[TupleRow]:
-    # Binary is quicker to read, and doubles come exactly as they are.
-    cursor = await connection.cursor(binary=True).execute(query, parameters)
+async def _fetched_all(
+    connection: Connection, query: Query, parameters: Mapping[str, object], *, of_window: bool
+) -> list[TupleRow]:
+    # Binary is quicker to read, and doubles come exactly as they are. Only what is prepared can get a plan for any
+    # bounds; None leaves that to psycopg, which prepares what is asked often.
+    prepare = False if of_window else None
+    cursor = await connection.cursor(binary=True).execute(query, parameters, prepare=prepare)
     return await cursor.fetchall()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, TypeAdapter
 
-from analytics_api.analytics.fleet import ORDERS, SORTS
+from analytics_api.analytics.fleet import FILTERS, ORDERS, SORTS
 from analytics_api.analytics.links import LinkBody
 from analytics_api.description import ledger_schemas, pair_schemas, schemas
 from analytics_api.description.kind_schemas import MODELS
@@ -37,6 +37,7 @@ class Parameter:
     schema: Mapping[str, object]
     description: str
     place: str = "query"
+    required: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,17 @@ SILENT = Parameter(
 )
 SORT = Parameter("sort", {"enum": list(SORTS), "default": next(iter(SORTS))}, "What the table is sorted by")
 ORDER = Parameter("order", {"enum": list(ORDERS), "default": ORDERS[0]}, "Rising or falling; who has no value is last")
+VALID_FROM = Parameter("validFrom", _MOMENT, "Which link: the one that begins then", required=True)
+
+
+def _filter(name: str, description: str) -> Parameter:
+    words, _ = FILTERS[name]
+    any_of = "|".join(words)
+    return Parameter(name, {"type": "string", "pattern": f"^({any_of})(,({any_of}))*$"}, description)
+
+
+HEALTH = _filter("health", "Only vehicles of this health, or these, with commas between them")
+QUALITY = _filter("quality", "Only vehicles whose figures are of this quality, or these, with commas between them")
 
 OF_KIND = Parameter("kind", TypeAdapter(KindName).json_schema(), "Only annulments of this kind of reading")
 OF_DEVICE = Parameter("deviceId", TypeAdapter(DeviceId).json_schema(), "Only annulments of this device")
@@ -159,15 +171,20 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "get", "/v1/analytics/fleet", ANALYTICS, "The fleet in numbers, over full hours and the running one",
-        {JSON: pair_schemas.FleetAnswer}, (HOURS,), errors=_READ,
+        {JSON: pair_schemas.FleetAnswer}, (HOURS, END), errors=_READ,
     ),
     Operation(
         "get", "/v1/analytics/fleet/vehicles", ANALYTICS, "The fleet's table, worst first",
-        {JSON: pair_schemas.FleetVehiclePage}, (HOURS, SORT, ORDER, LIMIT, CURSOR), errors=_READ,
+        {JSON: pair_schemas.FleetVehiclePage}, (HOURS, END, SORT, ORDER, HEALTH, QUALITY, LIMIT, CURSOR),
+        errors=(*_READ, 410),
     ),
     Operation(
         "put", "/v1/vehicles/{vehicleId}/meter", LINKS, "Say which meter feeds a vehicle, and when",
         {JSON: pair_schemas.MeterLinkAnswer}, (VEHICLE_ID,), LinkBody, errors=(*_WRITE, 409), example=_LINK,
+    ),
+    Operation(
+        "delete", "/v1/vehicles/{vehicleId}/meter", LINKS, "Take back a link",
+        {JSON: pair_schemas.DeletedMeterLinkAnswer}, (VEHICLE_ID, VALID_FROM), errors=_READ_ONE,
     ),
     Operation(
         "get", "/v1/vehicles/{vehicleId}/meters", LINKS, "The meters of a vehicle, oldest first",

@@ -71,6 +71,12 @@ class UnknownDeviceError(ApiError):
     status = HTTPStatus.NOT_FOUND
 
 
+class UnknownLinkError(ApiError):
+    """A well-formed link that is not there."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
 class UnauthorizedError(ApiError):
     """No token, or none that counts here."""
 
@@ -115,6 +121,12 @@ class ConflictError(ApiError):
     """A well-formed change that contradicts what is stored; the message names what it collides with."""
 
     status = HTTPStatus.CONFLICT
+
+
+class GoneError(ApiError):
+    """What the request goes on with is not kept any more; the client begins anew."""
+
+    status = HTTPStatus.GONE
 
 
 class UnavailableError(ApiError):

@@ -88,7 +88,7 @@ async def readings(database: Database, history: History, request: Request) -> Re
         return CsvAnswer(database, history.query, {**key, "rows": limit}, history.record)
     limit = limit or parameters.LIMIT_DEFAULT
     # One row more than the page holds tells whether there is a next one.
-    rows = await database.rows(history.query, {**key, "rows": limit + 1})
+    rows = await database.rows(history.query, {**key, "rows": limit + 1}, of_window=True)
     page = rows[:limit]
     next_cursor = None
     if len(rows) > limit:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -17,31 +17,40 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection
+from psycopg.errors import LockNotAvailable
 
-from analytics_api.analytics.fleet_figures import FLEET, FleetPeriod, VehicleFigures, fleet_parameters
+from analytics_api.analytics.figures import VehicleFigures
+from analytics_api.analytics.fleet_figures import FLEET, FleetPeriod, fleet_parameters
 from analytics_api.analytics.meters import MeterConvention
+from analytics_api.analytics.performance import PERFORMANCE, performance_parameters
 from analytics_api.http.cursors import microseconds, write_cursor
+from analytics_api.http.parameters import Window
 from ingestor.batch import Batch
 from ingestor.hourly import HOUR, HOUR_US, hour_of, roll
 from ingestor.schema.partitions import ensure_partitions
 from ingestor.sink import Sink
+from ledger.annul import annul
+from ledger.restore import restore
+from ledger.stretch import LedgerError, NothingThereError, Stretch
 from postgres.connecting import connect
+from telemetry.kinds import KINDS, Kind
 from tests.api_client import api_client, async_api_client
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
+from tests.oracle import Stored, assert_answers, assert_summary, expected, expected_summary
 from tests.waiting import wait_until, wait_until_async
 
 CONVENTION = MeterConvention("VEH-", "METER-")
 # An hour that is over: the roller may have summed what is the running hour of the periods here.
 RUNNING = hour_of(datetime.now(UTC)) - HOUR
-HALF_OF_4_DECIMALS = 1.01 * 0.5e-4
+TOLERANCE = 0.02
 TABLES = (
     "meter_readings_history, vehicle_readings_history, meter_status, vehicle_status, meter_hourly, vehicle_hourly,"
-    " hourly_invalidations, vehicle_meter_links"
+    " hourly_invalidations, vehicle_meter_links, annulments, annulled_readings"
 )
 _numbers = itertools.count(1)
 
-Row = tuple[object, ...]
+Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -78,56 +87,30 @@ def empty(world: World) -> World:
     return world
 
 
-async def raw_figures(connection: AsyncConnection[Row], period: FleetPeriod) -> dict[str, VehicleFigures]:
-    """The same from nothing but readings and links, reading by reading."""
-
-    async def rows(query: str) -> list[Row]:
-        return await (await connection.execute(query.encode(), [period.start, period.end])).fetchall()
-
-    meters = await rows("SELECT meter_id, ts, kwh_consumed_ac FROM meter_readings_history WHERE ts >= %s AND ts < %s")
-    vehicles = await rows(
-        "SELECT vehicle_id, kwh_delivered_dc, battery_temp FROM vehicle_readings_history WHERE ts >= %s AND ts < %s"
-    )
-    links = await (await connection.execute(b"SELECT * FROM vehicle_meter_links")).fetchall()
-    known = await (await connection.execute(b"SELECT vehicle_id FROM vehicle_status")).fetchall()
-    figures = {}
-    for (vehicle_id,) in known:
-        feeds = [link[1:] for link in links if link[0] == vehicle_id] or [
-            (CONVENTION.meter_of(str(vehicle_id)), period.start, None)
-        ]
-        fed = [
-            kwh
-            for meter_id, ts, kwh in meters
-            if any(meter_id == meter and ts >= since and (until is None or ts < until) for meter, since, until in feeds)  # type: ignore[operator]
-        ]
-        own = [row[1:] for row in vehicles if row[0] == vehicle_id]
-        temperature = math.fsum(each for _, each in own) / len(own) if own else None
-        row = (vehicle_id, math.fsum(fed), math.fsum(kwh for kwh, _ in own), temperature, len(own), len(fed))  # type: ignore[arg-type]
-        figures[str(vehicle_id)] = VehicleFigures.of(row)
-    return figures
-
-
-async def assert_exact(connection: AsyncConnection[Row], period: FleetPeriod) -> dict[str, VehicleFigures]:
-    """FLEET and the readings, in one snapshot; the result is the readings'."""
+async def assert_exact(connection: AsyncConnection[Row], period: FleetPeriod) -> list[dict[str, Any]]:
+    """FLEET, and PERFORMANCE of each vehicle, beside the rows themselves, in one snapshot; the result is the rows'."""
     async with connection.transaction():
         await connection.execute(b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         found = await (await connection.execute(FLEET, fleet_parameters(CONVENTION, period))).fetchall()
-        expected = await raw_figures(connection, period)
-    figures = {row[0]: VehicleFigures.of(row) for row in found}
-    assert len(found) == len(figures)
-    assert figures.keys() == expected.keys()
-    for vehicle_id, want in expected.items():
-        have = figures[vehicle_id]
-        assert (have.vehicle_readings, have.meter_readings) == (want.vehicle_readings, want.meter_readings), vehicle_id
-        assert have.ac_kwh == pytest.approx(want.ac_kwh, rel=1e-9, abs=0)
-        assert have.dc_kwh == pytest.approx(want.dc_kwh, rel=1e-9, abs=0)
-        assert have.temperature == (want.temperature and pytest.approx(want.temperature, rel=1e-9, abs=1e-7))
-    return expected
+        window = Window(period.start, period.end)
+        alone = {}
+        for row in found:
+            values = performance_parameters(CONVENTION, row[0], window)
+            (alone[row[0]],) = await (await connection.execute(PERFORMANCE, values)).fetchall()
+        stored = await Stored.read(connection)
+    assert sorted(row[0] for row in found) == sorted(stored.vehicle_ids())
+    expectations = []
+    for row in found:
+        want = expected(stored, row[0], CONVENTION.meter_of(row[0]), period.start, period.end)
+        assert_answers(VehicleFigures.of(row, TOLERANCE).as_json(), want)
+        assert_answers(VehicleFigures.of(alone[row[0]], TOLERANCE).as_json(), want)
+        expectations.append(want)
+    return expectations
 
 
-def pages(world: World, limit: int, **parameters: Any) -> list[dict[str, object]]:
+def pages(world: World, limit: int, **parameters: Any) -> list[dict[str, Any]]:
     """The table, page by page, all of one period."""
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     periods = set()
     while True:
         response = world.client.get("/v1/analytics/fleet/vehicles", params={"limit": limit, **parameters})
@@ -141,18 +124,16 @@ def pages(world: World, limit: int, **parameters: Any) -> list[dict[str, object]
         parameters = {**parameters, "cursor": cursor}
 
 
-def assert_table(found: Sequence[dict[str, object]], expected: dict[str, VehicleFigures]) -> None:
-    assert sorted(str(row["vehicleId"]) for row in found) == sorted(expected)
+def assert_table(found: Sequence[dict[str, Any]], expectations: Sequence[dict[str, Any]]) -> None:
+    """The rows, each as expected, worst first and the unknown last."""
+    by_id = {want["vehicleId"]: want for want in expectations}
+    assert sorted(row["vehicleId"] for row in found) == sorted(by_id)
     for row in found:
-        want = expected[str(row["vehicleId"])]
-        assert row["totalAcConsumed"] == pytest.approx(want.ac_kwh, rel=1e-9, abs=HALF_OF_4_DECIMALS)
-        assert row["totalDcDelivered"] == pytest.approx(want.dc_kwh, rel=1e-9, abs=HALF_OF_4_DECIMALS)
-        assert row["readingsCount"] == {"vehicle": want.vehicle_readings, "meter": want.meter_readings}
-        assert row["healthStatus"] == want.efficiency.health
-    ratios = [row["efficiencyRatio"] for row in found]
-    known = [ratio for ratio in ratios if ratio is not None]
-    assert known == sorted(known)  # type: ignore[type-var]
-    assert ratios == known + [None] * (len(ratios) - len(known))
+        assert_answers(row, by_id[row["vehicleId"]])
+    unknown = [row["healthStatus"] == "UNKNOWN" for row in found]
+    assert unknown == sorted(unknown)
+    ratios = [row["efficiencyRatio"] for row in found if row["healthStatus"] != "UNKNOWN"]
+    assert ratios == sorted(ratios)
 
 
 # Moments in microseconds after the start of the running hour: dense at the edges of hours.
@@ -169,6 +150,11 @@ steps = st.one_of(
     st.tuples(st.just("again"), st.tuples(readings, readings)),
     st.tuples(st.just("roll"), st.integers(1, 12)),
     st.tuples(st.just("distrust"), st.tuples(st.sampled_from(["meter", "vehicle"]), st.integers(-5, 0))),
+    st.tuples(st.just("annul"), st.tuples(st.sampled_from(KINDS), device, moments, st.integers(1, 3 * HOUR_US))),
+    st.tuples(st.just("restore"), st.integers(1, 3)),
+)
+intervals = st.dictionaries(
+    st.tuples(st.sampled_from(KINDS), device), st.sampled_from([1200.0, 1800.0, 3600.0, 3590.0, 5e4]), max_size=8
 )
 links = st.lists(st.tuples(device, device, moments, st.none() | st.integers(1, 3 * HOUR_US)), max_size=5)
 
@@ -186,7 +172,8 @@ def batch_of(meters: list[tuple[int, int, float, float]], vehicles: list[tuple[i
 
 
 async def play(world: World, story: list[tuple[str, Any]]) -> None:
-    batches = []
+    batches: list[Batch] = []
+    annulled: list[int] = []
     for step, what in story:
         if step == "roll":
             await roll(world.connection, what)
@@ -195,11 +182,23 @@ async def play(world: World, story: list[tuple[str, Any]]) -> None:
             await world.connection.execute(
                 b"INSERT INTO hourly_invalidations (kind, hour) VALUES (%s, %s)", [kind, RUNNING + hour * HOUR]
             )
+        elif step == "annul":
+            kind, number, us, length = what
+            since = RUNNING + timedelta(microseconds=us)
+            stretch = Stretch(kind, f"{kind.id_prefix}{number}", since, since + timedelta(microseconds=length))
+            async with world.connection.transaction():
+                with suppress(NothingThereError):
+                    annulled.append((await annul(world.connection, stretch, reason="wrong", who="me")).annulment_id)
+        elif step == "restore":
+            for annulment_id in annulled[-what:]:
+                async with world.connection.transaction():
+                    with suppress(LedgerError):
+                        await restore(world.connection, annulment_id, who="me")
         else:
             batches.append(batch_of(*what))
             if step == "again":  # what came before comes once more, among new readings
-                for kind, rows in batches[0].rows.items():
-                    batches[-1].rows[kind] += rows
+                for name, rows in batches[0].rows.items():
+                    batches[-1].rows[name] += rows
                 batches[-1].may_be_stored = True
             await world.sink.store(batches[-1])
 
@@ -214,41 +213,87 @@ async def link(connection: AsyncConnection[Row], vehicle: int, meter: int, us: i
     )
 
 
-@settings(deadline=None, max_examples=30)
-@given(story=st.lists(steps, min_size=2, max_size=8), linked=links, hours=st.integers(1, 5), limit=st.integers(1, 5))
-def test_the_figures_are_the_sums_of_the_rows(
+async def learned(connection: AsyncConnection[Row], usual: dict[tuple[Kind, int], float]) -> None:
+    for (kind, number), seconds in usual.items():
+        query = kind.sql("UPDATE {status} SET usual_interval_seconds = %s WHERE {id} = %s")
+        await connection.execute(query, [seconds, f"{kind.id_prefix}{number}"])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    story=st.lists(steps, min_size=2, max_size=8),
+    linked=links,
+    usual=intervals,
+    hours_and_limit=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+)
+def test_the_figures_are_those_of_the_rows(
     world: World,
-    story: list[tuple[str, object]],
+    story: list[tuple[str, Any]],
     linked: list[tuple[int, int, int, int | None]],
-    hours: int,
-    limit: int,
+    usual: dict[tuple[Kind, int], float],
+    hours_and_limit: tuple[int, int],
 ) -> None:
+    """Links that move, gaps, late and repeated readings, conflicts, annulments and restores: every field of the fleet,
+    its table and of each vehicle alone.
+    """
+    hours, limit = hours_and_limit
     world.execute(f"TRUNCATE {TABLES}")
     for each in linked:
         world.runner.run(link(world.connection, *each))
     world.runner.run(play(world, story))
+    world.runner.run(learned(world.connection, usual))
     # An end of its own, so that no computed fleet answers for it.
     period = FleetPeriod(hours, RUNNING + timedelta(minutes=30, microseconds=next(_numbers)))
-    expected = world.runner.run(assert_exact(world.connection, period))
-    first = write_cursor("fleet efficiency asc", [hours, microseconds(period.end), -1.0, "-"])
-    assert_table(pages(world, limit, cursor=first), expected)
+    expectations = world.runner.run(assert_exact(world.connection, period))
+    asked: dict[str, Any] = {"hours": hours, "end": period.end.isoformat()}
+    response = world.client.get("/v1/analytics/fleet", params=asked)
+    assert response.status_code == 200, response.text
+    assert_summary(response.json()["data"], expected_summary(expectations))
+    assert_table(pages(world, limit, **asked), expectations)
+    for name, word_of in {
+        "quality": lambda want: want["quality"]["status"],
+        "health": lambda want: want["healthStatus"],
+    }.items():
+        for words in {word_of(want) for want in expectations}, ("impossible", "partial"), ("WARNING",):
+            if (name == "quality" and words == ("WARNING",)) or (name == "health" and "partial" in words):
+                continue
+            some = pages(world, limit, **asked, **{name: ",".join(words)}) if words else []
+            assert_table(some, [want for want in expectations if word_of(want) in words])
+
+
+async def write(url: str, seed: int) -> None:
+    """20 batches, some of them a second time."""
+    rng, sink = Random(seed), Sink(url)
+    for _ in range(20):
+        made = [
+            [(rng.randrange(4), rng.randrange(-5 * HOUR_US, HOUR_US), rng.random(), 20.0) for _ in range(10)]
+            for _ in range(2)
+        ]
+        batch = batch_of(*made)
+        batch.may_be_stored = rng.random() < 0.2
+        await sink.store(batch)
+    await sink.close()
+
+
+async def annul_some(url: str, seed: int) -> None:
+    """An hour of a device, again and again; half of them are restored."""
+    rng = Random(seed)
+    async with await connect(url, autocommit=True) as mine:
+        for _ in range(12):
+            kind = rng.choice(KINDS)
+            since = RUNNING + timedelta(microseconds=rng.randrange(-4 * HOUR_US, 0))
+            stretch = Stretch(kind, f"{kind.id_prefix}{rng.randrange(4)}", since, since + HOUR)
+            with suppress(NothingThereError, LockNotAvailable):
+                async with mine.transaction():
+                    done = await annul(mine, stretch, reason="wrong", who="me")
+                if rng.random() < 0.5:
+                    async with mine.transaction():
+                        await restore(mine, done.annulment_id, who="me")
 
 
 def test_the_figures_are_exact_while_writers_and_a_roller_are_at_work(empty: World) -> None:
     period = FleetPeriod(4, RUNNING + timedelta(minutes=30))
     writing = True
-
-    async def write(seed: int) -> None:
-        rng, sink = Random(seed), Sink(empty.url)
-        for _ in range(20):
-            made = [
-                [(rng.randrange(4), rng.randrange(-5 * HOUR_US, HOUR_US), rng.random(), 20.0) for _ in range(10)]
-                for _ in range(2)
-            ]
-            batch = batch_of(*made)
-            batch.may_be_stored = rng.random() < 0.2
-            await sink.store(batch)
-        await sink.close()
 
     async def keep_rolling() -> int:
         rolled = 0
@@ -275,7 +320,8 @@ def test_the_figures_are_exact_while_writers_and_a_roller_are_at_work(empty: Wor
             await ensure_partitions(mine, {(RUNNING + timedelta(hours=hours)).date() for hours in (-5, 0, 1)})
         async with asyncio.TaskGroup() as group:
             rolling, looking = group.create_task(keep_rolling()), group.create_task(keep_looking())
-            await asyncio.wait([group.create_task(write(seed)) for seed in range(2)])
+            at_work = [*(write(empty.url, seed) for seed in range(2)), annul_some(empty.url, 7)]
+            await asyncio.wait([group.create_task(each) for each in at_work])
             writing = False
         assert rolling.result() > 5
         assert looking.result() > 5
@@ -304,6 +350,8 @@ def test_the_summary_and_its_table(empty: World) -> None:
         "warningCount": 1,
         "healthyCount": 1,
         "unknownCount": 2,
+        "impossibleCount": 0,
+        "partialCount": 0,
         "totalAcConsumed": 60,
         "totalDcDelivered": 51,
     }
@@ -368,3 +416,56 @@ def test_a_fleet_that_takes_too_long_is_not_now(empty: World) -> None:
     assert response.elapsed < timedelta(seconds=3)
     after = wait_until(lambda: empty.client.get("/v1/analytics/fleet", params={"hours": 18}).status_code == 200)
     assert after
+
+
+def test_a_cursor_keeps_its_fleet_while_readings_come(empty: World) -> None:
+    """Whoever goes through the pages sees each vehicle once, as it was when the first page was made."""
+    at = RUNNING + timedelta(minutes=5)
+    cars = [f"VEH-{number}" for number in range(6)]
+    store(
+        empty.url,
+        [MeterRow(car.replace("VEH", "METER"), at, 10.0) for car in cars],
+        [VehicleRow(car, at, 7.0 + number / 10) for number, car in enumerate(cars)],
+    )
+    empty.execute("INSERT INTO hourly_invalidations VALUES ('meter', %s), ('vehicle', %s)", [RUNNING, RUNNING])
+    asked: dict[str, Any] = {"hours": 40, "limit": 2}
+    page = empty.client.get("/v1/analytics/fleet/vehicles", params=asked).json()
+    found = page["data"]
+    while page["nextCursor"] is not None:
+        later = RUNNING + timedelta(minutes=6 + len(found))
+        store(empty.url, [], [VehicleRow(car, later, 5.0 / (number + 1)) for number, car in enumerate(cars)])
+        params = {**asked, "cursor": page["nextCursor"]}
+        empty.client.get("/v1/analytics/fleet", params={"hours": 40, "end": later.isoformat()})  # others look, too
+        page = empty.client.get("/v1/analytics/fleet/vehicles", params=params).json()
+        found += page["data"]
+    assert [row["vehicleId"] for row in found] == cars
+    assert [row["totalDcDelivered"] for row in found] == [7, 7.1, 7.2, 7.3, 7.4, 7.5]
+
+
+def test_a_cursor_whose_fleet_is_gone_says_so(empty: World) -> None:
+    cursor = write_cursor(
+        "fleet efficiency asc HEALTHY,WARNING,CRITICAL,UNKNOWN ok,partial,impossible", ["x", 0.5, "V"]
+    )
+    response = empty.client.get("/v1/analytics/fleet/vehicles", params={"cursor": cursor})
+    assert response.status_code == 410
+    assert "begin anew" in response.json()["message"]
+    other = empty.client.get("/v1/analytics/fleet/vehicles", params={"cursor": cursor, "health": "WARNING"})
+    assert other.status_code == 400  # not that table's
+
+
+def test_the_fleet_of_another_day_and_its_words(empty: World) -> None:
+    day = RUNNING - timedelta(days=40)
+    store(empty.url, [MeterRow("METER-1", day, 10.0)], [VehicleRow("VEH-1", day, 10.3)])
+    empty.execute("INSERT INTO hourly_invalidations VALUES ('meter', %s), ('vehicle', %s)", [day, day])
+    asked: dict[str, Any] = {"hours": 1, "end": (day + HOUR + timedelta(minutes=10)).isoformat()}
+    fleet = empty.client.get("/v1/analytics/fleet", params=asked).json()["data"]
+    assert (fleet["totalAcConsumed"], fleet["totalDcDelivered"]) == (10, 10.3)
+    assert (fleet["unknownCount"], fleet["impossibleCount"], fleet["averageEfficiency"]) == (1, 1, None)
+    assert fleet["period"]["covers"] == "1 full hour and the running one"
+    (row,) = pages(empty, 5, quality="impossible", **asked)
+    assert (row["efficiencyPercent"], row["healthStatus"]) == ("103.00%", "UNKNOWN")
+    assert row["quality"]["reasons"] == ["ratio_above_one"]
+    for name, value in {"end": "soon", "quality": "good", "health": "HEALTHY,", "hours": "0"}.items():
+        refused = empty.client.get("/v1/analytics/fleet/vehicles", params={**asked, name: value})
+        assert refused.status_code == 400
+        assert [problem["field"] for problem in refused.json()["errors"]] == [name]

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import cast
+from typing import Any, cast
 
 import httpx
 import psycopg
 import pytest
 
 from tests.api_client import api_client, async_api_client
-from tests.api_process import VehicleRow, prepared_database, running_api, store
+from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
 
 RFC_3339 = "must be RFC 3339 with an offset, like 2026-01-31T14:00:00Z"
@@ -34,10 +34,10 @@ class Served:
     def put(self, vehicle_id: str, **body: object) -> httpx.Response:
         return self.client.put(f"/v1/vehicles/{vehicle_id}/meter", json=body)
 
-    def linked(self, vehicle_id: str, **body: object) -> dict[str, object]:
+    def linked(self, vehicle_id: str, **body: object) -> dict[str, Any]:
         response = self.put(vehicle_id, **body)
         assert response.status_code == 200, response.text
-        data: dict[str, object] = response.json()["data"]
+        data: dict[str, Any] = response.json()["data"]
         return data
 
     def refused(self, vehicle_id: str, **body: object) -> str:
@@ -67,7 +67,7 @@ class Served:
 def served(postgres_server: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with (
         prepared_database(postgres_server) as url,
-        running_api(tmp_path_factory.mktemp("api"), url) as process,
+        running_api(tmp_path_factory.mktemp("api"), url, METER_ID_CONVENTION="CAR-:BOX-") as process,
         api_client(process.http_url, timeout=10) as client,
     ):
         yield Served(client, url)
@@ -86,6 +86,7 @@ def test_a_link_begins_with_its_first_put(served: Served, car: str) -> None:
         "meterId": "BOX:a",
         "validFrom": "2026-05-01T00:00:00.123Z",
         "validTo": JULY,
+        "warnings": ["Meter BOX:a has never sent a reading (or was forgotten); check the id."],
     }
     assert served.links(car) == [("BOX:a", "2026-05-01T00:00:00.123Z", JULY)]
     (stored,) = (link for link in served.everything() if link[0] == car)
@@ -158,6 +159,41 @@ def test_a_meter_feeds_one_vehicle_at_a_time_and_the_refusal_says_how_to_go_on(s
     served.linked(f"{car}.other", meterId=f"{car}.1", validFrom=MAY, validTo=JUNE)
     served.linked(car, meterId=f"{car}.1", validFrom=JUNE)
     assert served.links(car) == [(f"{car}.2", MAY, JUNE), (f"{car}.1", JUNE, None)]
+
+
+def test_a_deleted_link_never_was_and_its_time_is_free(served: Served, car: str) -> None:
+    served.linked(car, meterId=f"{car}.wrong", validFrom=MAY, validTo=JUNE)
+    served.linked(car, meterId=f"{car}.2", validFrom="2026-06-01T00:00:00.123456Z")
+    where = f"/v1/vehicles/{car}/meter"
+    response = served.client.delete(where, params={"validFrom": MAY})
+    assert response.status_code == 200, response.text
+    assert response.json()["data"] == {"vehicleId": car, "meterId": f"{car}.wrong", "validFrom": MAY, "validTo": JUNE}
+    assert f"Meter {car}.wrong does not feed vehicle {car} from {MAY} until {JUNE}" in response.json()["message"]
+    assert f"follows its name again: meter {car.replace('CAR', 'BOX')}" in response.json()["message"]
+    assert served.client.delete(where, params={"validFrom": MAY}).status_code == 404
+    served.linked(car, meterId=f"{car}.right", validFrom=MAY, validTo=JUNE)
+    shown = "2026-06-01T00:00:00.123Z"  # as answers show it
+    message = served.client.delete(where, params={"validFrom": shown}).json()["message"]
+    assert "a PUT gives it to the right one" in message
+    assert served.links(car) == [(f"{car}.right", MAY, JUNE)]
+
+
+def test_a_deletion_names_its_link(served: Served, car: str) -> None:
+    for params in ({}, {"validFrom": "soon"}):
+        response = served.client.delete(f"/v1/vehicles/{car}/meter", params=params)
+        assert response.status_code == 400
+        assert [problem["field"] for problem in response.json()["errors"]] == ["validFrom"]
+
+
+def test_a_link_that_takes_the_meter_of_another_name_is_a_warning(served: Served, car: str) -> None:
+    at = datetime(2026, 5, 1, tzinfo=UTC)
+    other, meter = f"{car}.other", f"{car.replace('CAR', 'BOX')}.other"
+    assert len(served.linked(car, meterId=meter, validFrom=MAY)["warnings"]) == 1
+    store(served.url, [MeterRow(meter, at, 1.0)], [VehicleRow(other, at, 1.0), VehicleRow(car, at, 1.0)])
+    (warning,) = served.linked(car, meterId=meter, validFrom=MAY)["warnings"]
+    assert f"By its name meter {meter} feeds vehicle {other}" in warning
+    served.linked(other, meterId=f"{car}.its", validFrom=MAY)
+    assert served.linked(car, meterId=meter, validFrom=MAY)["warnings"] == []
 
 
 @pytest.mark.parametrize(

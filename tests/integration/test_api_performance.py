@@ -105,8 +105,12 @@ def assert_judged(data: dict[str, object], ac: float, dc: float) -> None:
         assert (data["efficiencyRatio"], data["efficiencyPercent"], data["healthStatus"]) == (None, None, "UNKNOWN")
         return
     ratio = dc / ac
+    if ratio > 1.02 + 1e-8:
+        assert data["healthStatus"] == "UNKNOWN"
+        assert data["quality"]["status"] == "impossible"  # type: ignore[index]
+        return
     assert data["efficiencyRatio"] == pytest.approx(ratio, rel=1e-9, abs=1.01 * HALF_OF_4_DECIMALS)
-    if min(abs(ratio - 0.85), abs(ratio - 0.70)) > 1e-8:
+    if min(abs(ratio - edge) for edge in (0.7, 0.85, 1.02)) > 1e-8:
         assert data["healthStatus"] == ("HEALTHY" if ratio > 0.85 else "WARNING" if ratio > 0.70 else "CRITICAL")
 
 
@@ -143,20 +147,21 @@ def linked(served: Served, vehicle_id: str, *feeds: tuple[str, datetime, datetim
 
 
 def test_a_meter_counts_while_it_feeds_the_vehicle(served: Served) -> None:
-    """[valid_from, valid_to), to the microsecond; the meter of the convention does not count beside links."""
+    """[valid_from, valid_to), to the microsecond; the meter of the convention counts before the first link only."""
     us, first, second = timedelta(microseconds=1), END - timedelta(minutes=40), END - timedelta(minutes=20)
     store(
         served.url,
         meters=[
             *(MeterRow("L.1", at, kwh) for at, kwh in ((first - us, 1), (first, 2), (second - us, 4), (second, 8))),
             *(MeterRow("L.2", at, kwh) for at, kwh in ((second - us, 16), (second, 32), (END - us, 64), (END, 128))),
-            MeterRow("BOX.linked", first, 256),
+            MeterRow("BOX.linked", first - us, 256),
+            MeterRow("BOX.linked", first, 512),
         ],
         vehicles=[VehicleRow("CAR.linked", first, 1.0)],
     )
     linked(served, "CAR.linked", ("L.1", first, second), ("L.2", second, None))
     data = served.performance("CAR.linked", 1)
-    assert (data["totalAcConsumed"], data["readingsCount"]) == (2 + 4 + 32 + 64, {"vehicle": 1, "meter": 4})
+    assert (data["totalAcConsumed"], data["readingsCount"]) == (2 + 4 + 32 + 64 + 256, {"vehicle": 1, "meter": 5})
 
 
 def test_links_outside_the_window_feed_nothing(served: Served) -> None:
@@ -170,6 +175,67 @@ def test_links_outside_the_window_feed_nothing(served: Served) -> None:
     linked(served, "CAR.outside", ("O.1", start - timedelta(days=1), start), ("O.2", END, None))
     data = served.performance("CAR.outside", 1)
     assert (data["totalAcConsumed"], data["healthStatus"]) == (0, "UNKNOWN")
+
+
+def test_a_link_from_today_on_leaves_yesterday_as_it_was(served: Served) -> None:
+    """The ratio is that of the time with a meter, both sides of it: the end of a link is no jump in efficiency."""
+    minutes = [END - timedelta(minutes=minute) for minute in range(60, 0, -1)]
+    store(
+        served.url,
+        meters=[MeterRow("BOX.today", at, 1.0) for at in minutes],
+        vehicles=[VehicleRow("CAR.today", at, 0.9) for at in minutes],
+    )
+    assert served.performance("CAR.today", 1)["efficiencyPercent"] == "90.00%"
+    linked(served, "CAR.today", ("never.seen", minutes[50], None))
+    data = served.performance("CAR.today", 1)
+    assert (data["totalAcConsumed"], data["efficiencyPercent"]) == (50, "90.00%")
+    linked(served, "CAR.today", ("BOX.today", minutes[30], minutes[40]))
+    data = served.performance("CAR.today", 1)
+    assert (data["totalAcConsumed"], data["totalDcDelivered"], data["efficiencyPercent"]) == (40, 54, "90.00%")
+    assert data["quality"] == {
+        "status": "partial",
+        "coverage": {"vehicle": None, "meter": None},
+        "reasons": ["link_changed"],
+        "paired": {"ac": 40, "dc": 36},
+    }
+
+
+def test_a_meter_of_another_vehicle_does_not_count_by_its_name(served: Served) -> None:
+    minutes = [END - timedelta(minutes=minute) for minute in range(60, 0, -1)]
+    store(
+        served.url,
+        meters=[MeterRow("BOX.mine", at, 1.0) for at in minutes],
+        vehicles=[VehicleRow(car, at, 0.8) for at in minutes for car in ("CAR.mine", "CAR.guest")],
+    )
+    linked(served, "CAR.guest", ("BOX.mine", minutes[10], minutes[20]))
+    guest, mine = served.performance("CAR.guest", 1), served.performance("CAR.mine", 1)
+    assert (guest["totalAcConsumed"], mine["totalAcConsumed"]) == (10, 50)
+    assert (guest["efficiencyPercent"], mine["efficiencyPercent"]) == ("80.00%", "80.00%")
+
+
+@pytest.mark.parametrize(
+    ("meter_minutes", "reasons", "share"),
+    [(60, [], 1.0), (54, [], 0.9), (53, ["meter_gap"], 0.8833), (0, ["meter_gap"], 0.0)],
+)
+def test_coverage_is_what_came_of_what_was_to_come(
+    served: Served, meter_minutes: int, reasons: list[str], share: float
+) -> None:
+    number = f"gap{next(_numbers)}"
+    minutes = [END - timedelta(minutes=minute) for minute in range(60, -1, -1)]
+    store(
+        served.url,
+        meters=[MeterRow(f"BOX.{number}", at, 1.0) for at in [*minutes[:meter_minutes], END]],
+        vehicles=[VehicleRow(f"CAR.{number}", at, 0.9) for at in minutes],
+    )
+    with psycopg.connect(served.url) as connection:
+        for query in (
+            "UPDATE meter_status SET usual_interval_seconds = 60 WHERE meter_id = %s",
+            "UPDATE vehicle_status SET usual_interval_seconds = 60 WHERE vehicle_id = %s",
+        ):
+            assert connection.execute(query.encode(), [("BOX." if "meter" in query else "CAR.") + number]).rowcount == 1
+    quality = served.performance(f"CAR.{number}", 1)["quality"]
+    assert quality["coverage"] == {"vehicle": 1, "meter": share}  # type: ignore[index]
+    assert [each for each in quality["reasons"] if each != "ratio_above_one"] == reasons  # type: ignore[index]
 
 
 def test_a_link_makes_a_meter_of_any_name_count(served: Served) -> None:
@@ -215,7 +281,7 @@ def test_the_plan_reads_the_indexes_of_the_days_in_the_window(database_url: str,
         execute = sql.SQL("EXECUTE performance ({}, {}, {}, {})").format(
             *(values[name] for name in ("vehicle_id", "meter_id", "start", "end"))
         )
-        ((dc_kwh, _, _, ac_kwh, _),) = connection.execute(execute).fetchall()
+        ((_, ac_kwh, dc_kwh, *_),) = connection.execute(execute).fetchall()
         lines = [line for (line,) in connection.execute(sql.SQL("EXPLAIN (ANALYZE, COSTS OFF) ") + execute).fetchall()]
     assert (dc_kwh, ac_kwh) == (pytest.approx(0.9 * 120), 120)
     assert any("$1" in line for line in lines) == (plan == "force_generic_plan")

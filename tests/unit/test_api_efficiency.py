@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from analytics_api.analytics.efficiency import Efficiency
 
+TOLERANCE = 0.02
 energies = st.floats(min_value=0, max_value=1e9)
 
 
@@ -25,6 +26,9 @@ energies = st.floats(min_value=0, max_value=1e9)
         (100, 69.9999, "CRITICAL", 0.7, "70.00%"),
         (100, 0, "CRITICAL", 0.0, "0.00%"),
         (100, 101, "HEALTHY", 1.01, "101.00%"),  # a meter that measures too little is not ours to hide
+        (100, 102, "HEALTHY", 1.02, "102.00%"),
+        (100, 102.001, "UNKNOWN", 1.02, "102.00%"),  # within no tolerance: something measures wrongly
+        (1, 130, "UNKNOWN", 130.0, "13000.00%"),
         (0, 0, "UNKNOWN", None, None),
         (0, 5, "UNKNOWN", None, None),
         (5e-324, 1e6, "UNKNOWN", None, None),  # a ratio beyond all doubles
@@ -33,7 +37,7 @@ energies = st.floats(min_value=0, max_value=1e9)
     ],
 )
 def test_thresholds(ac: float, dc: float, health: str, ratio: float | None, percent: str | None) -> None:
-    efficiency = Efficiency.of(ac, dc)
+    efficiency = Efficiency.of(ac, dc, TOLERANCE)
     assert (efficiency.health, efficiency.rounded, efficiency.percent) == (health, ratio, percent)
 
 
@@ -44,17 +48,22 @@ def test_the_rounding_of_long_sums_does_not_move_a_threshold(readings: int, shar
     for _ in range(readings):
         ac += 1.0
         dc += share
-    assert Efficiency.of(ac, dc).health == health
+    assert Efficiency.of(ac, dc, TOLERANCE).health == health
 
 
 @given(ac=energies, dc=energies)
 def test_health_agrees_with_exact_arithmetic(ac: float, dc: float) -> None:
-    efficiency = Efficiency.of(ac, dc)
-    if efficiency.health == "UNKNOWN":
+    efficiency = Efficiency.of(ac, dc, TOLERANCE)
+    slack = Fraction(1, 500_000_000)
+    if efficiency.ratio is None:
         assert ac == 0 or math.isinf(dc / ac)
         return
     exact = Fraction(dc) / Fraction(ac)
-    slack = Fraction(1, 500_000_000)
+    assert efficiency.impossible == (efficiency.health == "UNKNOWN")
+    if efficiency.impossible:
+        assert exact > Fraction(102, 100)
+        return
+    assert exact <= Fraction(102, 100) + slack
     if efficiency.health == "HEALTHY":
         assert exact >= Fraction(85, 100) - slack
     elif efficiency.health == "WARNING":
@@ -65,7 +74,7 @@ def test_health_agrees_with_exact_arithmetic(ac: float, dc: float) -> None:
 
 @given(ac=st.floats(min_value=0.001, max_value=1e6), dc=st.floats(min_value=0, max_value=1e6))
 def test_percent_and_ratio_never_disagree(ac: float, dc: float) -> None:
-    efficiency = Efficiency.of(ac, dc)
+    efficiency = Efficiency.of(ac, dc, TOLERANCE)
     assert efficiency.rounded is not None
     assert efficiency.percent is not None
     assert float(efficiency.percent.removesuffix("%")) == pytest.approx(efficiency.rounded * 100, abs=1e-9, rel=1e-12)

@@ -21,6 +21,12 @@ def test_one_prefix_takes_the_place_of_the_other(convention: str, vehicle_id: st
     parsed = MeterConvention.parse(convention)
     assert parsed is not None
     assert parsed.meter_of(vehicle_id) == meter_id
+    if meter_id is not None:
+        assert parsed.vehicle_of(meter_id) == vehicle_id
+
+
+def test_a_meter_of_another_name_is_nobodys() -> None:
+    assert MeterConvention("VEH-", "METER-").vehicle_of("BOX-001") is None
 
 
 def test_empty_means_none() -> None:
