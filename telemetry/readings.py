@@ -73,8 +73,6 @@ def payload_type(kind: Kind, max_kwh: float | None = None, *, extra: bool = Fals
 
 PAYLOADS: Mapping[str, TypeAdapter[dict[str, Any]]] = {kind.name: TypeAdapter(payload_type(kind)) for kind in KINDS}
 """What validates a reading, by the name of its kind."""
-METER = PAYLOADS["meter"]
-VEHICLE = PAYLOADS["vehicle"]
 
 
 FIELDS: Mapping[str, frozenset[str]] = {

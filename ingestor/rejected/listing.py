@@ -9,12 +9,12 @@ import base64
 import json
 from datetime import UTC, datetime
 
-from ingestor.rejected.quarantine import Refused
+from ingestor.rejected.quarantine import Quarantined
 
 SHOWN_BYTES = 160  # of a payload, in text
 
 
-def as_text(refused: Refused) -> str:
+def as_text(refused: Quarantined) -> str:
     """Three lines: what and when, why, and the start of the payload."""
     fate = "" if refused.refused_again_at is None else f"  refused again {_time(refused.refused_again_at)}"
     fate += "" if refused.replayed_at is None else f"  replayed {_time(refused.replayed_at)}"
@@ -29,7 +29,7 @@ def as_text(refused: Refused) -> str:
     )
 
 
-def as_json(refused: Refused) -> str:
+def as_json(refused: Quarantined) -> str:
     """One line; the payload is text where it is UTF-8, else `payloadBase64`."""
     try:
         payload = {"payload": refused.payload.decode("utf-8")}

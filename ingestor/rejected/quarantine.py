@@ -72,7 +72,7 @@ _REFUSED_AGAIN = """
 
 
 @dataclass(frozen=True)
-class Refused:
+class Quarantined:
     """A refused message, or item of an array, with its payload or the start of it."""
 
     id: int
@@ -107,20 +107,20 @@ class Choice:
 
 async def newest(
     connection: AsyncConnection[TupleRow], limit: int, choice: Choice, payload_bytes: int
-) -> list[Refused]:
+) -> list[Quarantined]:
     """The `limit` newest of those chosen, with at most `payload_bytes` of each payload."""
-    async with connection.cursor(row_factory=class_row(Refused)) as cursor:
+    async with connection.cursor(row_factory=class_row(Quarantined)) as cursor:
         await cursor.execute(_NEWEST, {**asdict(choice), "limit": limit, "bytes": payload_bytes})
         return await cursor.fetchall()
 
 
-async def chosen(connection: AsyncConnection[TupleRow], choice: Choice) -> AsyncIterator[list[Refused]]:
+async def chosen(connection: AsyncConnection[TupleRow], choice: Choice) -> AsyncIterator[list[Quarantined]]:
     """What `choice` names, oldest first, whole, in chunks."""
     cursor = await connection.execute(_LAST)
     (last,) = await cursor.fetchone() or (0,)
     after = 0
     while True:
-        async with connection.cursor(row_factory=class_row(Refused)) as chunks:
+        async with connection.cursor(row_factory=class_row(Quarantined)) as chunks:
             bounds = {"after": after, "last": last, "limit": CHUNK_ROWS, "bytes": CHUNK_BYTES}
             await chunks.execute(_CHOSEN, {**asdict(choice), **bounds})
             chunk = await chunks.fetchall()

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen.fleet import Reading, make_fleet, timestamp_text
-from telemetry.readings import METER, VEHICLE, timestamp_us
+from telemetry.readings import PAYLOADS, timestamp_us
+
+METER, VEHICLE = PAYLOADS["meter"], PAYLOADS["vehicle"]
 
 NOON_US = 1_769_868_000_000_000
 

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from loadgen.fleet import Reading, make_fleet
 from loadgen.model import health_of
 from loadgen.templates import MODELS_MAX, STEPS, Templates
-from telemetry.readings import METER, VEHICLE, timestamp_us
+from telemetry.readings import PAYLOADS, timestamp_us
 from tests.examples import examples
+
+METER, VEHICLE = PAYLOADS["meter"], PAYLOADS["vehicle"]
 
 NOON_US = 1_769_868_000_000_000
 HEALTH_LIMITS = {"healthy": (0.85, 1.0), "warning": (0.70, 0.85), "critical": (0.0, 0.70)}

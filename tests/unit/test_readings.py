@@ -15,10 +15,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from config.errors import SettingsError
 from config.settings import Settings
-from telemetry.readings import METER, VEHICLE, ReadingWindow, ReasonCode, Timestamp, refusal_of, timestamp_us
+from telemetry.readings import PAYLOADS, ReadingWindow, ReasonCode, Timestamp, refusal_of, timestamp_us
 from telemetry.rules import Rules
 from tests.devices import meter_reading, vehicle_reading
 from tests.examples import examples
+
+METER, VEHICLE = PAYLOADS["meter"], PAYLOADS["vehicle"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIELDS = {METER: meter_reading, VEHICLE: vehicle_reading}
