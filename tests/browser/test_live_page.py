@@ -81,6 +81,19 @@ def test_the_fleet_is_counted_and_its_worst_vehicle_can_be_chosen(api: WattlineP
     assert not visit.complaints
 
 
+def test_figures_that_cannot_be_right_are_told_in_words(api: WattlineProcess, url: str, visit: Visit) -> None:
+    store_pair(url, 1, 1.0, 1.8)
+    page = visit.page
+    page.goto(api.http_url)
+    quality = page.locator("#performance [data-field=quality]")
+    expect(quality).to_have_text(re.compile("impossible: more energy came out than went in"), timeout=PATIENCE_MS)
+    expect(page.locator("#health [data-field=health]")).to_have_text("UNKNOWN")
+    expect(page.locator("#worst-list .state")).to_have_text("UNKNOWN · impossible", timeout=PATIENCE_MS)
+    store_pair(url, 1, 2.0, 1.0)
+    expect(quality).to_have_text("", timeout=PATIENCE_MS)
+    assert not visit.complaints
+
+
 @pytest.mark.parametrize("api_settings", [{"API_READ_TOKENS": TOKEN}])
 def test_the_page_asks_for_a_token_and_keeps_it_for_this_tab_alone(
     api: WattlineProcess, url: str, visit: Visit

@@ -8,6 +8,13 @@ const HEALTH = {
   CRITICAL: ["×", "Far too much is lost; check the charging hardware now."],
   UNKNOWN: ["?", "No AC energy was measured, so nothing can be said."],
 };
+const REASONS = {
+  meter_gap: "the meter sent fewer readings than usual",
+  vehicle_gap: "the vehicle sent fewer readings than usual",
+  ratio_above_one: "more energy came out than went in, so something measures wrongly",
+  link_changed: "for a part of the time no meter is known",
+  annulled: "readings were annulled",
+};
 const TEXTS = { performance: performanceTexts, vehicle: vehicleTexts, meter: meterTexts };
 
 const byId = (id) => document.getElementById(id);
@@ -53,19 +60,28 @@ export function showAges() {
 
 function performanceTexts(data) {
   const [mark, meaning] = HEALTH[data.healthStatus];
+  const paired = data.quality.paired ?? { ac: data.totalAcConsumed, dc: data.totalDcDelivered };
   byId("health").dataset.health = byId("arc").dataset.health = data.healthStatus;
   byId("arc").setAttribute("stroke-dasharray", `${Math.min(100, (data.efficiencyRatio ?? 0) * 100)} 100`);
   return {
     period: `until ${time(data.period.end)}`,
     percent: percent(data.efficiencyPercent),
-    mark, meaning, health: data.healthStatus,
+    mark, health: data.healthStatus,
+    meaning: data.quality.status === "impossible" ? "" : meaning, // quality says why
     ac: amount(data.totalAcConsumed, "kWh", 2),
     dc: amount(data.totalDcDelivered, "kWh", 2),
-    lost: data.efficiencyRatio === null ? "–" : amount(data.totalAcConsumed - data.totalDcDelivered, "kWh", 2),
+    lost: data.healthStatus === "UNKNOWN" ? "–" : amount(paired.ac - paired.dc, "kWh", 2),
+    quality: qualityText(data.quality),
     temperature: amount(data.avgBatteryTemp, "°C", 1),
     "vehicle-readings": amount(data.readingsCount.vehicle),
     "meter-readings": amount(data.readingsCount.meter),
   };
+}
+
+/** Empty where nothing speaks against the figures. */
+function qualityText(quality) {
+  if (quality.status === "ok") return "";
+  return `These figures are ${quality.status}: ${quality.reasons.map((reason) => REASONS[reason]).join("; ")}.`;
 }
 
 function vehicleTexts(data) {

@@ -65,7 +65,8 @@ function worstRow(vehicle, choose) {
     worstRows.set(id, row);
   }
   const state = vehicle.healthStatus;
-  fillRow(row, id, percent(vehicle.efficiencyPercent), state);
+  const { status } = vehicle.quality;
+  fillRow(row, id, percent(vehicle.efficiencyPercent), status === "ok" ? state : `${state} · ${status}`);
   row.dataset.health = state;
   return row;
 }
