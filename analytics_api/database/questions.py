@@ -21,10 +21,12 @@ Query: TypeAlias = LiteralString | bytes
 """A statement; bytes where it was rendered for a kind of reading (`Kind.sql`)."""
 
 # One that takes so long reads many rows, so that what joins them is a hash or a merge, whatever the planner knows: of
-# tables that were filled just now it knows nothing, and 100,000 devices joined by nested loops take minutes.
+# tables that were filled just now it knows nothing, and 100,000 devices joined by nested loops take minutes. They also
+# fit into memory that way; where the owner gives more, it stays so.
 _FOR_MANY_ROWS = """
     SELECT set_config('statement_timeout', %s, true), set_config('enable_nestloop', 'off', true),
-        set_config('jit', 'off', true)"""
+        set_config('jit', 'off', true),
+        set_config('work_mem', greatest(pg_size_bytes(current_setting('work_mem')) / 1024, 32768) || 'kB', true)"""
 
 
 class Database:
