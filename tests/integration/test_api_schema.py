@@ -125,7 +125,7 @@ def sensible(case: Case[Any]) -> None:
     # A cursor is opaque: only what an answer gave is valid. The tests of lists and histories follow those.
     case.query.pop("cursor", None)
     # The pattern of a moment lets the 39th of a month pass; `from` is before `to`, and not too long before it.
-    for name, hours_ago in (("from", 2), ("to", 1), ("end", 0)):
+    for name, hours_ago in (("from", 2), ("to", 1), ("end", 0), ("validFrom", 0)):
         if name in case.query:
             case.query[name] = stamp(NOW - timedelta(hours=hours_ago))
     if isinstance(case.body, dict | list):
