@@ -49,12 +49,12 @@ def _started(*arguments: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A temporary folder that the servers' own account may enter."""
-    ours = [one for one in (tmp_path, *tmp_path.parents) if one.is_relative_to(tempfile.gettempdir())]
-    for one in ours[:-1]:  # the last is the system's own, open to all
-        one.chmod(0o755)
-    return tmp_path
+def folder() -> Iterator[Path]:
+    """A temporary folder that the servers' own account may enter; pytest's own are closed to it."""
+    with tempfile.TemporaryDirectory(prefix="wattline-test-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 @pytest.mark.parametrize("name", TINY)
