@@ -16,11 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
-from ledger.stretch import TEXT_CHARACTERS_MAX, LedgerError, Text
+from ledger.stretch import TEXT_RULE, LedgerError, Text
 from postgres.connecting import Session, connect
 from postgres.session import Limits
 from postgres.words import in_words
-from telemetry.readings import DeviceId
+from telemetry.readings import DEVICE_ID_RULE, DeviceId
 
 OK, FAILED = 0, 1
 # A flush that waits for somebody's lock is over by then, or has left those rows out.
@@ -69,7 +69,7 @@ def text(given: str) -> str:
     try:
         return _TEXT.validate_python(given)
     except ValidationError:
-        raise argparse.ArgumentTypeError(f"one line of 1 to {TEXT_CHARACTERS_MAX} characters is expected") from None
+        raise argparse.ArgumentTypeError(f"{TEXT_RULE} is expected") from None
 
 
 def device_id(given: str) -> str:
@@ -77,7 +77,7 @@ def device_id(given: str) -> str:
     try:
         return _DEVICE_ID.validate_python(given)
     except ValidationError:
-        raise argparse.ArgumentTypeError("a device's id has 1 to 100 characters of A-Z a-z 0-9 . _ : -") from None
+        raise argparse.ArgumentTypeError(f"a device's id has {DEVICE_ID_RULE}") from None
 
 
 def say(lines: Iterable[str]) -> None:

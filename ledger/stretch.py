@@ -10,10 +10,14 @@ from pydantic import StringConstraints
 
 from config.errors import WattlineError
 from telemetry.kinds import Kind
+from telemetry.readings import told_as
 
 TEXT_CHARACTERS_MAX = 500
+TEXT_RULE = f"one line of 1 to {TEXT_CHARACTERS_MAX} characters"
 Text: TypeAlias = Annotated[
-    str, StringConstraints(pattern=rf"^[^\x00-\x20\x7f][^\x00-\x1f\x7f]{{0,{TEXT_CHARACTERS_MAX - 1}}}$")
+    str,
+    StringConstraints(pattern=rf"^[^\x00-\x20\x7f][^\x00-\x1f\x7f]{{0,{TEXT_CHARACTERS_MAX - 1}}}$"),
+    told_as(TEXT_RULE),
 ]
 """A reason, or somebody's name: one line for people."""
 

@@ -12,8 +12,16 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
-from pydantic_core import ErrorDetails
+from pydantic import (
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    with_config,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
 from telemetry.kinds import KINDS, Kind, Measure
@@ -39,13 +47,14 @@ ReasonCode = Literal[
 ]
 
 # [0-9], not \d: the latter also takes the digits of other scripts.
-DeviceId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]
+_DEVICE_ID = r"^[A-Za-z0-9._:-]{1,100}$"
+DeviceId = Annotated[str, Field(pattern=_DEVICE_ID)]
+DEVICE_ID_RULE = "1 to 100 characters of A-Z a-z 0-9 . _ : -"
 _HH_MM = r"([01][0-9]|2[0-3]):[0-5][0-9]"
-Timestamp = Annotated[
-    str,
-    # What datetime would make of an hour 24 or an offset of 60 minutes differs from one Python to the next.
-    Field(pattern=rf"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}[Tt]{_HH_MM}:[0-9]{{2}}(\.[0-9]+)?([Zz]|[+-]{_HH_MM})$"),
-]
+# What datetime would make of an hour 24 or an offset of 60 minutes differs from one Python to the next.
+_TIMESTAMP = rf"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}[Tt]{_HH_MM}:[0-9]{{2}}(\.[0-9]+)?([Zz]|[+-]{_HH_MM})$"
+Timestamp = Annotated[str, Field(pattern=_TIMESTAMP)]
+TIMESTAMP_RULE = "RFC 3339 with an offset, like 2026-01-31T14:00:00Z"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 DAY_SECONDS = 86_400
@@ -169,12 +178,24 @@ def refusal_of(error: ValidationError) -> tuple[ReasonCode, str]:
 _SHAPE_PROBLEMS = {"missing", "extra_forbidden", "dict_type", "invalid_key"}
 
 
-def problems_of(error: ValidationError) -> list[tuple[str, str]]:
+def problems_of(error: ValidationError, what: str = "this reading") -> list[tuple[str, str]]:
     """Every wrong field of a single payload with what is wrong about it; "" where it is the payload as a whole."""
     return [
-        (_field(problem["loc"]), _complaint(problem, _field(problem["loc"])))
+        (_field(problem["loc"]), _complaint(problem, _field(problem["loc"]), what))
         for problem in error.errors(include_url=False)
     ]
+
+
+def told_as(rule: str) -> WrapValidator:
+    """For a field that is seldom read: whatever is wrong with it is told by a rule in words, "must be …"."""
+
+    def validate(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError("rule", "must be {rule}", {"rule": rule}) from None
+
+    return WrapValidator(validate)
 
 
 def _limit_set(field: str, most: float) -> str | None:
@@ -205,19 +226,20 @@ def _field(location: tuple[int | str, ...]) -> str:
 
 _COMPLAINTS = {
     "dict_type": "a JSON object, or an array of them, is expected",
+    "model_type": "a JSON object is expected",
     "missing": "is missing",
-    "extra_forbidden": "is not a field of this reading",
 }
+_RULES = {_DEVICE_ID: DEVICE_ID_RULE, _TIMESTAMP: TIMESTAMP_RULE}
 
 
-def _complaint(problem: ErrorDetails, field: str) -> str:
+def _complaint(problem: ErrorDetails, field: str, what: str = "this reading") -> str:
     match problem["type"]:
-        case "dict_type" | "missing" | "extra_forbidden" as kind:
+        case "dict_type" | "model_type" | "missing" as kind:
             return _COMPLAINTS[kind]
-        case "string_pattern_mismatch" if field.endswith("timestamp"):
-            return "must be RFC 3339 with an offset, like 2026-01-31T14:00:00Z"
-        case "string_pattern_mismatch":
-            return "1 to 100 characters of A-Z a-z 0-9 . _ : - are allowed"
+        case "extra_forbidden":
+            return f"is not a field of {what}"
+        case "string_pattern_mismatch" if rule := _RULES.get(problem["ctx"]["pattern"]):
+            return f"must be {rule}"
         case "less_than_equal" if setting := _limit_set(field, problem["ctx"]["le"]):
             return f"{problem['input']:.15g} kWh came; {setting} lets {problem['ctx']['le']:.15g} be the most"
         case _:

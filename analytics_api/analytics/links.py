@@ -6,17 +6,15 @@ looks first and trusts what it saw. It only finds the words for a refusal afterw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Annotated
 
 from psycopg import AsyncConnection
 from psycopg.errors import DeadlockDetected, ExclusionViolation, SerializationFailure, UniqueViolation
 from psycopg.rows import TupleRow
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -24,7 +22,7 @@ from starlette.routing import BaseRoute, Route
 from analytics_api.analytics.meters import MeterConvention
 from analytics_api.database.questions import Database
 from analytics_api.http.answers import answer, json_response, timestamp
-from analytics_api.http.bodies import json_body
+from analytics_api.http.bodies import BODY_BYTES_FEW, Moment, json_body, validated
 from analytics_api.http.errors import (
     ConflictError,
     InvalidBodyError,
@@ -35,9 +33,8 @@ from analytics_api.http.errors import (
     UnknownLinkError,
 )
 from analytics_api.http.parameters import device_id, moment
-from telemetry.readings import DeviceId, Timestamp, instant
+from telemetry.readings import DeviceId, instant
 
-LINK_BYTES_MAX = 10_000  # a link has 300 at most; a thousand unknown fields are complained about in 3 ms
 ATTEMPTS_MAX = 2  # what another transaction made fail is tried once more
 
 # Whoever does not speak of the end leaves it: a request that is repeated after a later link has closed this one must
@@ -97,17 +94,6 @@ DOUBTS = """
     FROM unnest(%(meters)s::text[], %(namesakes)s::text[], %(since)s::timestamptz[]) WITH ORDINALITY
         AS link (meter_id, namesake, valid_from, place)
     ORDER BY place"""
-
-
-def _existing(stamp: str) -> str:
-    try:
-        instant(stamp)
-    except (ValueError, OverflowError):
-        raise PydanticCustomError("no_such_moment", "is a moment that no calendar has") from None
-    return stamp
-
-
-Moment = Annotated[Timestamp, AfterValidator(_existing)]
 
 
 class LinkBody(BaseModel):
@@ -171,7 +157,7 @@ async def put_link(database: Database, convention: MeterConvention | None, reque
     is in the way.
     """
     vehicle_id = device_id(request, "vehicleId")
-    link, end_is_given = _link(vehicle_id, await json_body(request, LINK_BYTES_MAX))
+    link, end_is_given = _link(vehicle_id, await json_body(request, BODY_BYTES_FEW))
     stored = await database.write(partial(_store, link, end_is_given))
     (told,) = await _told(database, convention, [stored])
     return answer(told)
@@ -237,36 +223,12 @@ async def _told(
 
 def _link(vehicle_id: str, body: object) -> tuple[Link, bool]:
     """The link, and whether the body says anything of its end."""
-    try:
-        given = LinkBody.model_validate(body)
-    except ValidationError as error:
-        raise InvalidBodyError("This is not a link: see errors.", *_problems(error)) from None
+    given = validated(LinkBody, body, "a link")
     valid_from = instant(given.validFrom)
     valid_to = None if given.validTo is None else instant(given.validTo)
     if valid_to is not None and valid_to <= valid_from:
         raise InvalidBodyError("A link ends after it began.", Problem("validTo", "must be later than validFrom"))
     return Link(vehicle_id, given.meterId, valid_from, valid_to), "validTo" in given.model_fields_set
-
-
-def _problems(error: ValidationError) -> Iterator[Problem]:
-    """Every wrong field, in the words that readings are refused with."""
-    for each in error.errors(include_url=False, include_context=False, include_input=False):
-        # A field's name may be the sender's invention, so it is cut and shown as plain ASCII.
-        field = ascii(".".join(str(part) for part in each["loc"])[:100]).strip("'\"")
-        match each["type"]:
-            case "model_type":
-                message = "a JSON object is expected"
-            case "missing":
-                message = "is missing"
-            case "extra_forbidden":
-                message = "is not a field of a link"
-            case "string_pattern_mismatch" if field == "meterId":
-                message = "1 to 100 characters of A-Z a-z 0-9 . _ : - are allowed"
-            case "string_pattern_mismatch":
-                message = "must be RFC 3339 with an offset, like 2026-01-31T14:00:00Z"
-            case _:
-                message = f"{each['msg'][0].lower()}{each['msg'][1:]}"
-        yield Problem(field, message)
 
 
 async def _store(link: Link, end_is_given: bool, connection: AsyncConnection[TupleRow]) -> Link:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from analytics_api.http.cursors import CURSOR_CHARACTERS_MAX
 from analytics_api.http.errors import InvalidParameterError
-from telemetry.readings import DeviceId, Timestamp, instant
+from telemetry.readings import DEVICE_ID_RULE, TIMESTAMP_RULE, DeviceId, Timestamp, instant
 
 HOURS_DEFAULT = 24
 HOURS_MAX = 744  # a month of 31 days
@@ -39,7 +39,7 @@ def device_id(request: Request, name: str) -> str:
     try:
         return _DEVICE_ID.validate_python(request.path_params[name])
     except ValidationError:
-        raise InvalidParameterError(name, "must be 1 to 100 characters of A-Z a-z 0-9 . _ : -") from None
+        raise InvalidParameterError(name, f"must be {DEVICE_ID_RULE}") from None
 
 
 def window(request: Request, now: datetime) -> Window:
@@ -104,7 +104,7 @@ def moment(request: Request, name: str) -> datetime | None:
         stamp = _TIMESTAMP.validate_python(text.replace(" ", "+"))
         return instant(stamp)
     except (ValueError, OverflowError):  # a ValidationError is a ValueError, and so is the 31st of February
-        raise InvalidParameterError(name, "must be RFC 3339 with an offset, like 2026-01-31T14:00:00Z") from None
+        raise InvalidParameterError(name, f"must be {TIMESTAMP_RULE}") from None
 
 
 def only(request: Request, name: str) -> str | None:

@@ -14,8 +14,7 @@ from typing import Annotated, TypeVar
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -23,7 +22,7 @@ from starlette.routing import BaseRoute, Route
 from analytics_api.database.questions import Database
 from analytics_api.http import parameters
 from analytics_api.http.answers import answer, timestamp
-from analytics_api.http.bodies import json_body, validated
+from analytics_api.http.bodies import BODY_BYTES_FEW, Moment, json_body, validated
 from analytics_api.http.csv_answers import page_answer
 from analytics_api.http.cursors import read_cursor, write_cursor
 from analytics_api.http.errors import (
@@ -39,9 +38,8 @@ from ledger.listing import ANNULMENTS, Annulment
 from ledger.restore import Restored, restore
 from ledger.stretch import Change, LedgerError, NothingThereError, Stretch, Text
 from telemetry.kinds import BY_NAME, KINDS, Kind
-from telemetry.readings import DeviceId, Timestamp, instant
+from telemetry.readings import DEVICE_ID_RULE, DeviceId, instant, told_as
 
-BODY_BYTES_MAX = 10_000
 ID_MAX = 2**53 - 1  # the largest that every reader of JSON keeps exactly
 LISTING = "annulments"
 
@@ -50,16 +48,8 @@ T = TypeVar("T")
 _OWN_RIGHTS = "SET LOCAL ROLE NONE"
 
 
-def _existing(stamp: str) -> str:
-    try:
-        instant(stamp)
-    except (ValueError, OverflowError):
-        raise PydanticCustomError("no_such_moment", "is a moment that no calendar has") from None
-    return stamp
-
-
-Moment = Annotated[Timestamp, AfterValidator(_existing)]
-KindName = Annotated[str, Field(pattern=f"^({'|'.join(kind.name for kind in KINDS)})$")]
+KIND_RULE = " or ".join(kind.name for kind in KINDS)
+KindName = Annotated[str, Field(pattern=f"^({'|'.join(kind.name for kind in KINDS)})$"), told_as(KIND_RULE)]
 AnnulmentId = Annotated[int, Field(strict=True, ge=1, le=ID_MAX)]
 
 _KIND: TypeAdapter[str] = TypeAdapter(KindName)
@@ -97,7 +87,7 @@ def routes(database: Database) -> list[BaseRoute]:
 
 async def make(database: Database, request: Request) -> Response:
     """Annul; 404 where there is no such reading, 409 where it cannot be done."""
-    body = validated(AnnulmentBody, await json_body(request, BODY_BYTES_MAX), "an annulment")
+    body = validated(AnnulmentBody, await json_body(request, BODY_BYTES_FEW), "an annulment")
     start, end = instant(body.start), instant(body.end)
     if end <= start:
         raise InvalidBodyError("A stretch of time ends after it began.", Problem("to", "must be later than from"))
@@ -115,7 +105,7 @@ async def make(database: Database, request: Request) -> Response:
 async def put_back(database: Database, request: Request) -> Response:
     """Restore what can be; `left` is what cannot, because another reading of that moment is stored now."""
     number = _annulment_id(request)
-    body = validated(RestoreBody, await json_body(request, BODY_BYTES_MAX), "a restore")
+    body = validated(RestoreBody, await json_body(request, BODY_BYTES_FEW), "a restore")
 
     async def work(connection: AsyncConnection[TupleRow]) -> Restored:
         return await restore(connection, number, who=body.by)
@@ -129,8 +119,8 @@ async def listed(database: Database, request: Request) -> Response:
     limit = parameters.limit(request)
     cursor = parameters.cursor(request)
     chosen = {
-        "kind": _known(request, "kind", _KIND, f"must be {' or '.join(kind.name for kind in KINDS)}"),
-        "device_id": _known(request, "deviceId", _DEVICE_ID, "must be 1 to 100 characters of A-Z a-z 0-9 . _ : -"),
+        "kind": _known(request, "kind", _KIND, f"must be {KIND_RULE}"),
+        "device_id": _known(request, "deviceId", _DEVICE_ID, f"must be {DEVICE_ID_RULE}"),
         "before": None if cursor is None else read_cursor(LISTING, _KEY, cursor)[0],
     }
     rows = await database.rows(ANNULMENTS, {**chosen, "rows": limit + 1})

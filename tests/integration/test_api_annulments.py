@@ -89,6 +89,7 @@ def test_they_leave_every_answer_and_come_back(api: httpx.Client) -> None:
         (body(kind="vehicle"), 404, set()),
         (body(kind="tram"), 400, {"kind"}),
         (body(to=T0.isoformat()), 400, {"to"}),
+        (body(deviceId="Zähler", to="tomorrow"), 400, {"deviceId", "to"}),
         (body(to="2026-02-31T00:00:00Z"), 400, {"to"}),
         (body(reason="  ", by="two\nlines"), 400, {"reason", "by"}),
         ({"deviceId": "METER-1", "who": "me"}, 400, {"from", "to", "reason", "by", "who"}),
@@ -99,6 +100,7 @@ def test_what_is_refused_is_named(api: httpx.Client, sent: object, status: int, 
     answer = api.post(ANNULMENTS, json=sent, headers=WRITER)
     assert answer.status_code == status, answer.text
     assert {problem["field"] for problem in answer.json()["errors"]} == fields
+    assert "pattern" not in answer.text  # a rule in words, not as a pattern
 
 
 def test_only_who_may_write_may_change_readings(api: httpx.Client) -> None:

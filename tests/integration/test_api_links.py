@@ -19,7 +19,7 @@ from tests.api_process import MeterRow, VehicleRow, prepared_database, running_a
 from tests.backends import Database
 
 RFC_3339 = "must be RFC 3339 with an offset, like 2026-01-31T14:00:00Z"
-ID_CHARACTERS = "1 to 100 characters of A-Z a-z 0-9 . _ : - are allowed"
+ID_CHARACTERS = "must be 1 to 100 characters of A-Z a-z 0-9 . _ : -"
 MAY, JUNE, JULY, AUGUST = (f"2026-0{month}-01T00:00:00.000Z" for month in (5, 6, 7, 8))
 _numbers = itertools.count(1)
 
