@@ -1,4 +1,4 @@
-"""Numbers on a command line: types for argparse, which say what was expected instead."""
+"""Numbers on a command line: types for argparse, which say what was expected instead; options of several commands."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 PORT_MAX = 65_535
 SHOWN_CHARACTERS = 40
+LIST_MAX = 1_000
+ID_MAX = 2**63 - 1  # PostgreSQL's bigint
 
 
 def number(least: float, most: float, *, or_zero: bool = False) -> Callable[[str], float]:
@@ -41,6 +43,17 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
 
 port = whole_number(0, PORT_MAX)
 """A port; 0 is any free one."""
+
+
+row_id = whole_number(1, ID_MAX)
+"""The number of a row."""
+
+
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    """`--limit` of a command that lists."""
+    limit = whole_number(1, LIST_MAX)
+    help_text = f"how many, 1-{LIST_MAX} (default %(default)s)"
+    parser.add_argument("--limit", type=limit, default=20, metavar="N", help=help_text)
 
 
 def _refused(text: str, what: str, least: float, most: float) -> argparse.ArgumentTypeError:

@@ -10,16 +10,16 @@ import argparse
 import asyncio
 import logging
 from datetime import datetime
+from functools import partial
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from config.errors import UsageError
-from config.logging import configure_logging
-from config.settings import Settings, load_settings
+from config.settings import Settings
 from ingestor.hourly import HOUR, hour_of, roll
+from postgres.command import run_with_database
 from postgres.connecting import connect
-from postgres.words import in_words
 from telemetry.kinds import KINDS
 from telemetry.moments import FORM, moment
 
@@ -51,16 +51,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sum every hour of the stretch. Raises WattlineError."""
-    settings = load_settings(beside_up=True, data_dir=args.data_dir)
-    configure_logging(settings.log_level, settings.log_format)
     if args.end <= args.start:
         raise UsageError("--to must be later than --from")
-    with in_words(settings.database_label):
-        asyncio.run(_rebuild(settings, hour_of(args.start), _end_of_hour(args.end)))
+    run_with_database(args, partial(_rebuild, hour_of(args.start), _end_of_hour(args.end)))
     return 0
 
 
-async def _rebuild(settings: Settings, start: datetime, end: datetime) -> None:
+async def _rebuild(start: datetime, end: datetime, settings: Settings) -> None:
     stretch = {"start": start, "end": end}
     connection = await connect(settings.database_conninfo, autocommit=True, application_name="wattline rebuild-hourly")
     async with connection:

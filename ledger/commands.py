@@ -6,20 +6,19 @@ import argparse
 import asyncio
 import getpass
 import os
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import psycopg
 from pydantic import TypeAdapter, ValidationError
 
-from config.logging import configure_logging
-from config.settings import Settings, load_settings
+from config.settings import Settings
 from ledger.stretch import TEXT_RULE, LedgerError, Text
+from postgres.command import run_with_database
 from postgres.connecting import Session, connect
 from postgres.session import Limits
-from postgres.words import in_words
 from telemetry.readings import DEVICE_ID_RULE, DeviceId
 
 OK, FAILED = 0, 1
@@ -35,10 +34,7 @@ _DEVICE_ID: TypeAdapter[str] = TypeAdapter(DeviceId)
 
 def run_with_session(args: argparse.Namespace, name: str, work: Callable[[Session], Awaitable[int]]) -> int:
     """The exit status of `work` on a session in autocommit mode. Raises WattlineError."""
-    settings = load_settings(beside_up=True, data_dir=args.data_dir)
-    configure_logging(settings.log_level, settings.log_format)
-    with in_words(settings.database_label):
-        return asyncio.run(_with_session(settings, name, work))
+    return run_with_database(args, partial(_with_session, name, work))
 
 
 async def patiently(session: Session, work: Callable[[], Awaitable[T]], *, dry_run: bool = False) -> T:
@@ -80,18 +76,6 @@ def device_id(given: str) -> str:
         raise argparse.ArgumentTypeError(f"a device's id has {DEVICE_ID_RULE}") from None
 
 
-def say(lines: Iterable[str]) -> None:
-    """To the terminal, or whatever reads us."""
-    for line in lines:
-        sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """`1 reading`, `2 readings`."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def _user() -> str:
     try:
         return getpass.getuser()
@@ -99,7 +83,7 @@ def _user() -> str:
         return f"user {os.getuid()}"
 
 
-async def _with_session(settings: Settings, name: str, work: Callable[[Session], Awaitable[int]]) -> int:
+async def _with_session(name: str, work: Callable[[Session], Awaitable[int]], settings: Settings) -> int:
     limits = Limits(statement_ms=60_000)
     async with await connect(
         settings.database_conninfo, autocommit=True, application_name=f"wattline {name}", limits=limits

@@ -6,12 +6,11 @@ import argparse
 from functools import partial
 
 from config.errors import UsageError
-from ledger.commands import FAILED, OK, add_dry_run, add_who, counted, device_id, patiently, run_with_session, say
+from config.output import counted, first_few, say
+from ledger.commands import FAILED, OK, add_dry_run, add_who, device_id, patiently, run_with_session
 from ledger.forget import forget
 from postgres.connecting import Session
 from telemetry.kinds import BY_NAME, KINDS
-
-IDS_SHOWN_MAX = 20
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,15 +43,10 @@ async def _forget(args: argparse.Namespace, session: Session) -> int:
     )
     if gone:
         would = "would forget" if args.dry_run else "forgot"
-        say([f"{would} {counted(len(gone), kind.name, kind.many)}: {_shown(gone)}"])
+        say([f"{would} {counted(len(gone), kind.name, kind.many)}: {first_few(gone)}"])
     unknown = sorted(set(args.devices).difference(gone))
     if unknown:
-        say([f"no status of {counted(len(unknown), kind.name, kind.many)}: {_shown(unknown)}"])
+        say([f"no status of {counted(len(unknown), kind.name, kind.many)}: {first_few(unknown)}"])
     elif not gone:
         say([f"no {kind.name} begins with {args.prefix}"])
     return FAILED if unknown or not gone else OK
-
-
-def _shown(ids: list[str]) -> str:
-    more = len(ids) - IDS_SHOWN_MAX
-    return ", ".join(ids[:IDS_SHOWN_MAX]) + (f" and {more:,} more" if more > 0 else "")

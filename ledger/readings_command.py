@@ -7,19 +7,17 @@ import json
 from datetime import datetime
 from functools import partial
 
-from config.arguments import whole_number
+from config.arguments import add_limit, row_id
 from config.errors import UsageError
+from config.output import counted, say
 from ledger.annul import annul, kind_of
-from ledger.commands import FAILED, OK, add_dry_run, add_who, counted, device_id, patiently, run_with_session, say, text
+from ledger.commands import FAILED, OK, add_dry_run, add_who, device_id, patiently, run_with_session, text
 from ledger.listing import Annulment, annulments
 from ledger.restore import restore
 from ledger.stretch import Change, Stretch
 from postgres.connecting import Session
 from telemetry.kinds import BY_NAME, KINDS
 from telemetry.moments import FORM, moment
-
-LIST_MAX = 1000
-ID_MAX = 2**63 - 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "by now stays annulled.",
     )
     restoring.add_argument(
-        "--id", required=True, type=whole_number(1, ID_MAX), metavar="N", help="the annulment, as annul and list say it"
+        "--id", required=True, type=row_id, metavar="N", help="the annulment, as annul and list say it"
     )
     for each in (annulling, restoring):
         add_who(each)
@@ -52,13 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="show the newest annulments", description="Show the newest annulments.")
     listing.add_argument("--device", type=device_id, metavar="ID", help="only those of this device")
     _add_kind(listing, "only those of this kind")
-    listing.add_argument(
-        "--limit",
-        type=whole_number(1, LIST_MAX),
-        default=20,
-        metavar="N",
-        help=f"how many, 1-{LIST_MAX} (default %(default)s)",
-    )
+    add_limit(listing)
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
 
 

@@ -15,6 +15,7 @@ from random import Random
 from config.errors import UsageError, WattlineError
 from config.event_loop import loop_factory
 from config.logging import configure_logging, tell
+from config.output import say
 from config.settings import Settings, load_settings
 from loadgen import log
 from loadgen.committed import Committed
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         raise
     finally:
         if args.json:
-            print(json.dumps(report.as_json(status)), flush=True)
+            say([json.dumps(report.as_json(status))])
     return status
 
 
@@ -104,8 +105,7 @@ def _run(args: argparse.Namespace, settings: Settings, pace: Pace, report: Repor
             raise
         report.error, status = str(error), FAILED
         tell(report.error)
-    say = sys.stderr if args.json else sys.stdout
-    print(*report.lines(), sep="\n", file=say, flush=True)
+    say(report.lines(), sys.stderr if args.json else sys.stdout)
     if evidence is not None:
         status = max(status, _verify(args, settings, evidence, report))
     return status
@@ -138,8 +138,7 @@ def _verify(args: argparse.Namespace, settings: Settings, evidence: Evidence, re
         told = True
 
     report.findings = findings = verify(_tables(settings), evidence, args.prefix, args.verify_timeout, on_wait)
-    say = sys.stderr if args.json else sys.stdout
-    print(findings.line(), *findings.examples, sep="\n", file=say, flush=True)
+    say([findings.line(), *findings.examples], sys.stderr if args.json else sys.stdout)
     return OK if findings.clean else FAILED
 
 
@@ -199,4 +198,4 @@ def _problem(args: argparse.Namespace, pace: Pace, settings: Settings) -> str | 
 
 
 def _say(text: str) -> None:
-    print(f"loadgen: {text}", file=sys.stderr)
+    say([f"loadgen: {text}"], sys.stderr)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import sys
 from collections.abc import Iterator
+from functools import partial
 
-from config.logging import configure_logging
-from config.settings import Settings, load_settings
+from config.output import say
+from config.settings import Settings
 from ingestor.clocks import Clocks
 from ingestor.housekeeping.retention import DAYS_WITHOUT_YES, Plan, drop_due, look
+from postgres.command import run_with_database
 from postgres.connecting import connect
 from postgres.session import Limits
-from postgres.words import in_words
 
 # A reader that is waited for may take a minute for each day; then the line says what to do.
 LIMITS = Limits(lock_ms=60_000)
@@ -33,17 +32,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show or drop what is due. Raises WattlineError, also where the clocks disagree."""
-    settings = load_settings(beside_up=True, data_dir=args.data_dir)
-    configure_logging(settings.log_level, settings.log_format)
-    with in_words(settings.database_label):
-        asyncio.run(_run(args, settings))
+    run_with_database(args, partial(_run, args))
     return 0
 
 
 async def _run(args: argparse.Namespace, settings: Settings) -> None:
     keep_days = settings.retention_days
     if keep_days == 0:
-        _say(["RETENTION_DAYS is 0: everything is kept"])
+        say(["RETENTION_DAYS is 0: everything is kept"])
         return
     clocks = Clocks(settings.max_clock_skew_seconds)
     session = await connect(
@@ -51,12 +47,12 @@ async def _run(args: argparse.Namespace, settings: Settings) -> None:
     )
     async with session:
         if args.action is None:
-            _say(_described(await look(session, keep_days, clocks), keep_days, clocks))
+            say(_described(await look(session, keep_days, clocks), keep_days, clocks))
             return
         found, dropped = await drop_due(session, keep_days, clocks, yes=args.yes)
-    _say([f"dropped {name}" for name in dropped] or ["nothing to drop"])
+    say([f"dropped {name}" for name in dropped] or ["nothing to drop"])
     if found.held and not args.yes:
-        _say([_held(found)])
+        say([_held(found)])
 
 
 def _described(found: Plan, keep_days: int, clocks: Clocks) -> Iterator[str]:
@@ -77,9 +73,3 @@ def _held(found: Plan) -> str:
         f"{len(found.held)} days became due at once and are kept, {found.held[0]} to {found.held[-1]}: "
         "where that is right, `wattline retention run --yes` drops them"
     )
-
-
-def _say(lines: Iterator[str] | list[str]) -> None:
-    for line in lines:
-        sys.stdout.write(line + "\n")
-    sys.stdout.flush()

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
-import os
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
-from config.arguments import whole_number
-from config.errors import WattlineError
-from config.logging import configure_logging
-from config.settings import Settings, load_settings
+from config.arguments import add_limit, row_id
+from config.errors import UsageError, WattlineError
+from config.output import first_few, say
+from config.settings import Settings
 from ingestor.batch import Rejection
 from ingestor.rejected.listing import SHOWN_BYTES, as_json, as_text, printable
 from ingestor.rejected.quarantine import Choice, newest
 from ingestor.rejected.replay import Fate, Replay, Verdict, clock_of, rehearse, replay_chosen
 from ingestor.rejected.spool import from_line
+from postgres.command import run_with_database
 from postgres.connecting import Session, connect
-from postgres.words import in_words
 from telemetry.moments import FORM, moment
 from telemetry.readings import ReasonCode
 from telemetry.rules import Rules
 
 OK, FAILED = 0, 1
-LIST_MAX = 1000
-IDS_SHOWN_MAX = 20
-ID_MAX = 2**63 - 1
 WHOLE_BYTES = 2**31 - 1
 
 logger = logging.getLogger(__name__)
@@ -41,13 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The options of `wattline rejected`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="show the newest", description="Show the newest refused messages.")
-    listing.add_argument(
-        "--limit",
-        type=whole_number(1, LIST_MAX),
-        default=20,
-        metavar="N",
-        help=f"how many, 1-{LIST_MAX} (default %(default)s)",
-    )
+    add_limit(listing)
     _add_filters(listing)
     listing.add_argument("--json", action="store_true", help="one JSON object a line, with the whole kept payload")
     replaying = actions.add_parser(
@@ -58,12 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "conflict, or refused again. What was cut when it was kept (payloads of more than 1 MB, topics of more than "
         "1,000 bytes) is skipped. Exit status 1 if one is not stored.",
     )
-    replaying.set_defaults(usage_error=replaying.error)
     _add_filters(replaying)
     which = replaying.add_mutually_exclusive_group()
-    which.add_argument(
-        "--id", type=whole_number(1, ID_MAX), nargs="+", metavar="N", help="these, even if they were replayed before"
-    )
+    which.add_argument("--id", type=row_id, nargs="+", metavar="N", help="these, even if they were replayed before")
     which.add_argument("--all", action="store_true", help="all that were not replayed yet")
     which.add_argument(
         "--file",
@@ -79,26 +65,16 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "replay":
         filtered = _choice(args) != Choice()
         if args.file is not None and filtered:
-            args.usage_error("--file is replayed whole; it goes with no other choice")
+            raise UsageError("--file is replayed whole; it goes with no other choice")
         if args.file is None and not filtered and not args.all:
-            args.usage_error(
-                "say which: --all, --file, or any of --id, --code, --device, --topic-prefix, --since, --until"
-            )
-    settings = load_settings(beside_up=True, data_dir=args.data_dir)
-    configure_logging(settings.log_level, settings.log_format)
-    try:
-        with in_words(settings.database_label):
-            return asyncio.run(_list(args, settings) if args.action == "list" else _replay(args, settings))
-    except BrokenPipeError:
-        # `| head` has read what it wants; Python flushes once more at exit, and must find an open door.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+            raise UsageError("which? --all, --file, or any of --id, --code, --device, --topic-prefix, --since, --until")
+    return run_with_database(args, partial(_list if args.action == "list" else _replay, args))
 
 
 async def _list(args: argparse.Namespace, settings: Settings) -> int:
     async with await _connect(settings) as connection:
         found = await newest(connection, args.limit, _choice(args), WHOLE_BYTES if args.json else SHOWN_BYTES)
-    _say(as_json(refused) if args.json else as_text(refused) for refused in found)
+    say(as_json(refused) if args.json else as_text(refused) for refused in found)
     if not found:
         logger.info("nothing in quarantine%s", f" with code {args.code}" if args.code else "")
     return OK
@@ -111,7 +87,7 @@ async def _replay(args: argparse.Namespace, settings: Settings) -> int:
     async with await _connect(settings) as session:
         if args.dry_run:
             counts = await rehearse(session, choice)
-            _say([f"would replay {counts[None]:,}, skipped {counts['cut']:,}"])
+            say([f"would replay {counts[None]:,}, skipped {counts['cut']:,}"])
             return OK
         tally, seen = Counter[Fate](), set[int]()
         async with _replaying(settings, keeps_refusals=False) as replay:
@@ -119,11 +95,11 @@ async def _replay(args: argparse.Namespace, settings: Settings) -> int:
                 async for number, verdict in replay_chosen(session, replay, choice):
                     seen.add(number)
                     tally[verdict.fate] += 1
-                    _say([_told(str(number), verdict)])
+                    say([_told(str(number), verdict)])
             finally:
                 if unknown := sorted(set(args.id or ()) - seen):
-                    _say([f"not in quarantine (any more), or not reached: {_ids(unknown)}"])
-                _say([_summary(tally)])
+                    say([f"not in quarantine (any more), or not reached: {first_few(unknown)}"])
+                say([_summary(tally)])
     return OK if not unknown and not _unsettled(tally) else FAILED
 
 
@@ -134,7 +110,7 @@ async def _replay_file(args: argparse.Namespace, settings: Settings) -> int:
     except (OSError, ValueError) as error:
         raise WattlineError(f"{args.file}: {getattr(error, 'strerror', None) or error}") from None
     if args.dry_run:
-        _say([f"would replay {len(messages):,}, skipped 0"])
+        say([f"would replay {len(messages):,}, skipped 0"])
         return OK
     tally, lost = Counter[Fate](), 0
     async with await _connect(settings) as session, _replaying(settings, keeps_refusals=True) as replay:
@@ -142,10 +118,10 @@ async def _replay_file(args: argparse.Namespace, settings: Settings) -> int:
             verdict = await replay.judge(*message, await clock_of(session))
             tally[verdict.fate] += 1
             lost += not verdict.kept
-            _say([_told(f"line {number}", verdict)])
+            say([_told(f"line {number}", verdict)])
     if not lost and not tally["locked"]:
         args.file.rename(f"{args.file}.replayed")
-    _say([_summary(tally)])
+    say([_summary(tally)])
     return FAILED if _unsettled(tally) else OK
 
 
@@ -190,19 +166,8 @@ def _choice(args: argparse.Namespace) -> Choice:
     return Choice(getattr(args, "id", None), args.code, args.device, args.topic_prefix, args.since, args.until)
 
 
-def _ids(ids: list[int]) -> str:
-    more = len(ids) - IDS_SHOWN_MAX
-    return ", ".join(map(str, ids[:IDS_SHOWN_MAX])) + (f" and {more} more" if more > 0 else "")
-
-
 async def _connect(settings: Settings) -> Session:
     return await connect(settings.database_conninfo, autocommit=True, application_name="wattline rejected")
-
-
-def _say(lines: Iterable[str]) -> None:
-    for line in lines:
-        sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:

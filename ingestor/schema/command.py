@@ -9,21 +9,22 @@ import argparse
 import asyncio
 import logging
 from datetime import UTC, datetime
+from functools import partial
 
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from config.arguments import number
-from config.logging import configure_logging
 from config.seldom import Once
-from config.settings import Settings, load_settings
+from config.settings import Settings
 from ingestor.schema.api_role import provide_api_role
 from ingestor.schema.catalogue import check_kinds
 from ingestor.schema.migrate import MigrationError, migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
+from postgres.command import run_with_database
 from postgres.connecting import connect
-from postgres.words import explain, in_words, is_lasting
+from postgres.words import explain, is_lasting
 
 WAIT_SECONDS = 30  # a database container that starts beside us needs a few
 WAIT_SECONDS_MAX = 86_400
@@ -45,18 +46,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """See to it that the schema is up to date and its partitions are there. Raises WattlineError."""
-    settings = load_settings(beside_up=True, data_dir=args.data_dir)
-    configure_logging(settings.log_level, settings.log_format)
-    with in_words(settings.database_label):
-        try:
-            asyncio.run(_bring_up_to_date(settings, args.wait))
-        except MigrationError as error:
-            raise MigrationError(f"PostgreSQL at {settings.database_label}: {error}") from None
+    run_with_database(args, partial(_migrate, args.wait))
     return 0
 
 
-async def _bring_up_to_date(settings: Settings, wait_seconds: float) -> None:
+async def _migrate(wait_seconds: float, settings: Settings) -> None:
     connection = await _connect_within(settings, wait_seconds)
+    try:
+        await _bring_up_to_date(connection, settings.database_label)
+    except MigrationError as error:
+        raise MigrationError(f"PostgreSQL at {settings.database_label}: {error}") from None
+
+
+async def _bring_up_to_date(connection: AsyncConnection[TupleRow], label: str) -> None:
     async with connection:
         for name in await migrate(connection):
             logger.info("applied %s", name)
@@ -64,9 +66,9 @@ async def _bring_up_to_date(settings: Settings, wait_seconds: float) -> None:
             logger.warning("%s holds readings of a kind that this program does not declare", table)
         problem = await provide_api_role(connection)
         if problem is not None:
-            logger.warning("PostgreSQL at %s: %s", settings.database_label, problem)
+            logger.warning("PostgreSQL at %s: %s", label, problem)
         made = await ensure_partitions(connection, days_ahead(datetime.now(UTC)))
-    logger.info("%s: the schema is up to date; daily partitions made: %d", settings.database_label, len(made))
+    logger.info("%s: the schema is up to date; daily partitions made: %d", label, len(made))
 
 
 async def _connect_within(settings: Settings, wait_seconds: float) -> AsyncConnection[TupleRow]:
