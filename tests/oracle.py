@@ -197,6 +197,7 @@ def _feeds(
         found += [(by_name, stretch) for stretch in free]
     seen = {device for kind, device in stored.intervals if kind == "meter"}
     seen |= {meter for meter, ts, _ in stored.meters if start <= ts < end}
+    seen |= {device for kind, device, ts in stored.annulled if kind == "meter" and start <= ts < end}
     clipped = [(meter, (max(since, start), min(until, end))) for meter, (since, until) in found if meter in seen]
     return [(meter, stretch) for meter, stretch in clipped if stretch[0] < stretch[1]]
 

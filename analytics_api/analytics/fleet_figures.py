@@ -143,7 +143,10 @@ PAIRS: LiteralString = """
         FROM named
         LEFT JOIN meter_status USING (meter_id)
         LEFT JOIN meter_totals USING (meter_id)
-        WHERE meter_status.meter_id IS NOT NULL OR meter_totals.meter_id IS NOT NULL
+        WHERE meter_status.meter_id IS NOT NULL OR meter_totals.readings > 0
+            OR meter_id IN (
+                SELECT device_id FROM annulled_readings WHERE kind = 'meter' AND ts >= %(start)s AND ts < %(end)s
+            )
     ), hours AS MATERIALIZED (
         SELECT vehicle_id, meter_id, hour, lower, upper,
             hour < %(running)s AND upper - lower = interval '1 hour' AS whole_hour

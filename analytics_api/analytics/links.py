@@ -147,7 +147,7 @@ async def links(database: Database, convention: MeterConvention | None, request:
     vehicle_id = device_id(request, "vehicleId")
     rows = await database.rows(LINKS, {"vehicle_id": vehicle_id})
     if not rows:
-        raise UnknownDeviceError(f"Vehicle {vehicle_id} has no link and never sent a reading; check the id.")
+        raise UnknownDeviceError(f"Vehicle {vehicle_id} has neither a link nor a status; check the id.")
     found = await _told(database, convention, [Link(vehicle_id, *row) for row in rows if row[0] is not None])
     return json_response(200, {"success": True, "data": found, "nextCursor": None})
 

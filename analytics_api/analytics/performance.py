@@ -17,14 +17,15 @@ from analytics_api.analytics.figures import VehicleFigures, period_json
 from analytics_api.analytics.meters import MeterConvention, Pairs
 from analytics_api.database.questions import Database
 from analytics_api.http.answers import answer
-from analytics_api.http.errors import UnknownDeviceError
 from analytics_api.http.parameters import Window, device_id, window
+from analytics_api.readings.known import unknown
+from telemetry.kinds import VEHICLE
 
-# No row for an unknown vehicle: one that has a status is known, whatever it did in the window. `feeds`: when which
-# meter is known to have fed it. By its name until its first link, but for the time in which that meter is linked to
-# another vehicle; then by links alone. A meter that was never seen is not known to feed anything: it has no status nor,
-# where it was forgotten, readings in the window. The window stands beside each part, so that no partition outside it is
-# read.
+# No row for an unknown vehicle; one that is known (`readings/known.py`) is answered, whatever it did in the window.
+# `feeds`: when which meter is known to have fed it. By its name until its first link, but for the time in which that
+# meter is linked to another vehicle; then by links alone. A meter that was never seen is not known to feed anything: it
+# has no status nor, where it was forgotten, readings in the window, not even annulled ones. The window stands beside
+# each part, so that no partition outside it is read.
 PERFORMANCE = """
     WITH first_link AS MATERIALIZED (
         SELECT min(valid_from) AS since FROM vehicle_meter_links WHERE vehicle_id = %(vehicle_id)s
@@ -49,12 +50,14 @@ PERFORMANCE = """
         WHERE coalesce(
             (SELECT true FROM meter_status WHERE meter_status.meter_id = named.meter_id),
             (SELECT true FROM meter_readings_history AS stored
-             WHERE stored.meter_id = named.meter_id AND ts >= %(start)s AND ts < %(end)s LIMIT 1)
+             WHERE stored.meter_id = named.meter_id AND ts >= %(start)s AND ts < %(end)s LIMIT 1),
+            (SELECT true FROM annulled_readings
+             WHERE kind = 'meter' AND device_id = named.meter_id AND ts >= %(start)s AND ts < %(end)s LIMIT 1)
         )
     ), fed AS MATERIALIZED (
         SELECT coalesce(range_agg(tstzrange(since, until)), '{}') AS at FROM feeds
     )
-    SELECT vehicle_status.vehicle_id, ac.kwh, dc.kwh, dc.temperature, dc.readings, ac.readings, dc.paired_kwh,
+    SELECT %(vehicle_id)s::text, ac.kwh, dc.kwh, dc.temperature, dc.readings, ac.readings, dc.paired_kwh,
         dc.paired_readings < dc.readings
             AND EXISTS (
                 SELECT FROM vehicle_meter_links WHERE vehicle_id = %(vehicle_id)s OR meter_id = %(meter_id)s
@@ -67,7 +70,8 @@ PERFORMANCE = """
             SELECT FROM feeds
             JOIN annulled_readings ON kind = 'meter' AND device_id = meter_id AND ts >= since AND ts < until
         )
-    FROM vehicle_status
+    FROM (SELECT) AS asked
+    LEFT JOIN vehicle_status ON vehicle_status.vehicle_id = %(vehicle_id)s
     CROSS JOIN LATERAL (
         SELECT coalesce(sum(kwh_delivered_dc), 0) AS kwh, avg(battery_temp) AS temperature, count(*) AS readings,
             coalesce(sum(kwh_delivered_dc) FILTER (WHERE ts <@ fed.at), 0) AS paired_kwh,
@@ -89,7 +93,9 @@ PERFORMANCE = """
             WHERE meter_id = feeds.meter_id AND ts >= %(start)s AND ts < %(end)s AND ts >= since AND ts < until
         ) AS part
     ) AS ac
-    WHERE vehicle_status.vehicle_id = %(vehicle_id)s"""
+    WHERE vehicle_status.vehicle_id IS NOT NULL
+        OR EXISTS (SELECT FROM forgotten_devices WHERE kind = 'vehicle' AND device_id = %(vehicle_id)s)
+        OR EXISTS (SELECT FROM annulments WHERE kind = 'vehicle' AND device_id = %(vehicle_id)s)"""
 
 
 def routes(database: Database, pairs: Pairs) -> list[BaseRoute]:
@@ -105,7 +111,7 @@ async def performance(database: Database, pairs: Pairs, request: Request) -> Res
     period = window(request, datetime.now(UTC))
     row = await database.row(PERFORMANCE, performance_parameters(pairs.convention, vehicle_id, period), of_window=True)
     if row is None:
-        raise UnknownDeviceError(f"No reading of vehicle {vehicle_id} was ever stored; check the id.")
+        raise unknown(VEHICLE, vehicle_id)
     figures = VehicleFigures.of(row, pairs.tolerance).as_json()
     hours = (period.end - period.start) // timedelta(hours=1)
     covers = f"{hours} hour{'s' if hours > 1 else ''} to the second"

@@ -66,7 +66,7 @@ class UnknownParametersError(ApiError):
 
 
 class UnknownDeviceError(ApiError):
-    """A well-formed id of which no reading was ever stored."""
+    """A well-formed id that nothing of what is asked for is known of."""
 
     status = HTTPStatus.NOT_FOUND
 

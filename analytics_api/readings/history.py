@@ -20,14 +20,12 @@ from analytics_api.database.questions import Database
 from analytics_api.http import parameters
 from analytics_api.http.csv_answers import CsvAnswer, page_answer, prefers_csv
 from analytics_api.http.cursors import from_microseconds, microseconds, read_cursor, write_cursor
-from analytics_api.http.errors import InvalidParameterError, UnknownDeviceError
+from analytics_api.http.errors import InvalidParameterError
 from analytics_api.http.parameters import HOURS_DEFAULT, HOURS_MAX, Window
+from analytics_api.readings.known import KNOWN, unknown
 from analytics_api.readings.records import READING, Record
 from telemetry.kinds import KINDS, Kind
 from telemetry.readings import DeviceId
-
-# A device is known once a reading of it was stored, whatever the window holds.
-KNOWN: LiteralString = "SELECT FROM {status} WHERE {id} = %(device_id)s"
 
 # The readings of one device in a window, newest first. Null rows: no bound.
 READINGS: LiteralString = """
@@ -82,7 +80,7 @@ async def readings(database: Database, history: History, request: Request) -> Re
     limit = parameters.limit_given(request)
     place = _place(history, device_id, request)
     if await database.row(history.known, {"device_id": device_id}) is None:
-        raise UnknownDeviceError(f"No reading of {history.kind.name} {device_id} was ever stored; check the id.")
+        raise unknown(history.kind, device_id)
     key = {"device_id": device_id, "start": place.window.start, "end": place.before}
     if prefers_csv(request):
         return CsvAnswer(database, history.query, {**key, "rows": limit}, history.record)

@@ -13,6 +13,7 @@ from analytics_api.database.questions import Database
 from analytics_api.http.answers import answer
 from analytics_api.http.errors import UnknownDeviceError
 from analytics_api.http.parameters import device_id
+from analytics_api.readings.known import KNOWN, unknown
 from analytics_api.readings.records import STATUS, Record
 from telemetry.kinds import KINDS, Kind
 
@@ -36,5 +37,14 @@ async def status(database: Database, kind: Kind, newest: bytes, record: Record, 
     device = device_id(request, kind.id_field)
     row = await database.row(newest, {"device_id": device})
     if row is None:
-        raise UnknownDeviceError(f"No reading of {kind.name} {device} was ever stored; check the id.")
+        raise await _no_status(database, kind, device)
     return answer(record.json(row))
+
+
+async def _no_status(database: Database, kind: Kind, device: str) -> UnknownDeviceError:
+    """Why there is none."""
+    if await database.row(kind.sql(KNOWN), {"device_id": device}) is None:
+        return unknown(kind, device)
+    return UnknownDeviceError(
+        f"{kind.name.capitalize()} {device} has no status: it was forgotten, or all of its readings were annulled."
+    )

@@ -25,6 +25,7 @@ READ = (
     "vehicle_meter_links",
     "annulments",
     "annulled_readings",
+    "forgotten_devices",
     "schema_migrations",
 )
 WRITTEN = ("vehicle_meter_links",)

@@ -30,6 +30,7 @@ from ingestor.hourly import HOUR, HOUR_US, hour_of, roll
 from ingestor.schema.partitions import ensure_partitions
 from ingestor.sink import Sink
 from ledger.annul import annul
+from ledger.forget import forget
 from ledger.restore import restore
 from ledger.stretch import LedgerError, NothingThereError, Stretch
 from postgres.connecting import connect
@@ -46,7 +47,7 @@ RUNNING = hour_of(datetime.now(UTC)) - HOUR
 TOLERANCE = 0.02
 TABLES = (
     "meter_readings_history, vehicle_readings_history, meter_status, vehicle_status, meter_hourly, vehicle_hourly,"
-    " hourly_invalidations, vehicle_meter_links, annulments, annulled_readings"
+    " hourly_invalidations, vehicle_meter_links, annulments, annulled_readings, forgotten_devices"
 )
 _numbers = itertools.count(1)
 
@@ -152,6 +153,7 @@ steps = st.one_of(
     st.tuples(st.just("distrust"), st.tuples(st.sampled_from(["meter", "vehicle"]), st.integers(-5, 0))),
     st.tuples(st.just("annul"), st.tuples(st.sampled_from(KINDS), device, moments, st.integers(1, 3 * HOUR_US))),
     st.tuples(st.just("restore"), st.integers(1, 3)),
+    st.tuples(st.just("forget"), st.tuples(st.sampled_from(KINDS), device)),
 )
 intervals = st.dictionaries(
     st.tuples(st.sampled_from(KINDS), device), st.sampled_from([1200.0, 1800.0, 3600.0, 3590.0, 5e4]), max_size=8
@@ -189,6 +191,10 @@ async def play(world: World, story: list[tuple[str, Any]]) -> None:
             async with world.connection.transaction():
                 with suppress(NothingThereError):
                     annulled.append((await annul(world.connection, stretch, reason="wrong", who="me")).annulment_id)
+        elif step == "forget":
+            kind, number = what
+            async with world.connection.transaction():
+                await forget(world.connection, kind, [f"{kind.id_prefix}{number}"], None, who="me")
         elif step == "restore":
             for annulment_id in annulled[-what:]:
                 async with world.connection.transaction():
@@ -233,7 +239,8 @@ def test_the_figures_are_those_of_the_rows(
     usual: dict[tuple[Kind, int], float],
     hours_and_limit: tuple[int, int],
 ) -> None:
-    """Links that move, gaps, late and repeated readings, conflicts, annulments and restores: every field of the fleet,
+    """Links that move, gaps, late and repeated readings, conflicts, annulments, restores, devices that are
+    forgotten: every field of the fleet,
     its table and of each vehicle alone.
     """
     hours, limit = hours_and_limit

@@ -1,0 +1,24 @@
+"""Which devices are known: those with a status, and those that lost it because somebody forgot them or annulled all of
+their readings. What is stored of them is answered all the same.
+"""
+
+from __future__ import annotations
+
+from typing import LiteralString
+
+from analytics_api.http.errors import UnknownDeviceError
+from telemetry.kinds import Kind
+
+# A row for a device that is known.
+KNOWN: LiteralString = """
+    SELECT FROM {status} WHERE {id} = %(device_id)s
+    UNION ALL
+    SELECT FROM forgotten_devices WHERE kind = '{kind}' AND device_id = %(device_id)s
+    UNION ALL
+    SELECT FROM annulments WHERE kind = '{kind}' AND device_id = %(device_id)s
+    LIMIT 1"""
+
+
+def unknown(kind: Kind, device_id: str) -> UnknownDeviceError:
+    """To be raised where no row says that it is known."""
+    return UnknownDeviceError(f"No reading of {kind.name} {device_id} was ever stored; check the id.")
