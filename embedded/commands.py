@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from config.settings import ENV_FILE
 from embedded.account import Account
 from embedded.child import Program
 from embedded.interpreter import Interpreter
@@ -24,7 +25,6 @@ from embedded.service import Service
 
 PROBE_SECONDS = 1.0
 WORDS_MAX = 500
-ENV_FILE = Path(".env")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _in_words(answer: str) -> str:
 def _read_env_file(environment: Mapping[str, str]) -> dict[str, str]:
     """The lines of `.env` that the environment leaves open; their names may be written in either case."""
     taken = {name.upper() for name in environment}
-    lines = dotenv_values(ENV_FILE, encoding="utf-8") if ENV_FILE.is_file() else {}
+    lines = dotenv_values(ENV_FILE, encoding="utf-8") if Path(ENV_FILE).is_file() else {}
     return {name: value for name, value in lines.items() if value is not None and name.upper() not in taken}
 
 

@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 import psycopg
 
+from config.arguments import PORT_MAX
 from embedded.account import Account, account_for, can_read, write_for
 from embedded.child import Program
 from embedded.errors import EmbeddedError
@@ -34,7 +35,6 @@ from embedded.service import Service
 
 DATABASE = "energy_db"
 SUPERUSER = "postgres"
-PORT_MAX = 65_535
 PRIVATE = 0o700
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the system's own
 SHARED_MEMORY_BYTES_MIN = 256_000_000
@@ -75,7 +75,7 @@ class PostgresServer(Service):
         return self.url_of(DATABASE)
 
     def url_of(self, database: str) -> str:
-        """The same for another database of this server."""
+        """Of any database of this server; holds no secret."""
         return (
             f"postgresql://{SUPERUSER}@{LOOPBACK}:{self.port}/{quote(database, '')}"
             f"?passfile={quote(str(self.passfile))}"

@@ -60,7 +60,7 @@ def set_aside(snapshot: Path) -> Path | None:
 
 
 def _aside(snapshot: Path) -> Path:
-    """The same name for the same file, and for no other."""
+    """A name that is this file's for ever, and no other's."""
     status = snapshot.lstat()
     when = datetime.fromtimestamp(status.st_mtime, UTC)
     return snapshot.with_name(f"{NAME}.damaged-{when:%Y%m%dT%H%M%SZ}-{status.st_ino}")

@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import psycopg
 from psycopg import AsyncConnection
@@ -26,7 +26,7 @@ from ingestor.statements import Statements
 from ingestor.transactions import is_alive
 from postgres.failures import failure_kind
 from telemetry.kinds import Kind
-from telemetry.readings import ReasonCode
+from telemetry.readings import EPOCH, MICROSECOND, ReasonCode
 from telemetry.topics import topic_of
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 # Devices whose newest row is tried alone when it is not known whether an error is a row's or everybody's.
 SAMPLE_DEVICES = 8
 DAY_US = 86_400_000_000
-EPOCH, MICROSECOND = datetime.fromtimestamp(0, UTC), timedelta(microseconds=1)
 # So often a lock is waited for in vain while rows that need it are looked for; then whatever meets one is left out.
 LOCK_FAILURES_MAX = 12
 
@@ -338,7 +337,7 @@ def _rejection(  # noqa: PLR0913 - all that is known of it
 def _as_payload(table: Statements, row: Row) -> bytes:
     device_id, timestamp_us, *numbers = row
     try:
-        timestamp: object = (datetime.fromtimestamp(0, UTC) + timedelta(microseconds=timestamp_us)).isoformat()
+        timestamp: object = (EPOCH + timedelta(microseconds=timestamp_us)).isoformat()
     except (OverflowError, TypeError):
         timestamp = timestamp_us
     payload = dict(zip(_fields(table.kind), (device_id, timestamp, *numbers), strict=False))

@@ -31,10 +31,10 @@ from ledger.redelivered import without_annulled
 from postgres.connecting import Session, connect
 from postgres.failures import failure_kind
 from postgres.session import Limits
+from telemetry.readings import DAY_SECONDS
 
 logger = logging.getLogger(__name__)
 
-DAY_SECONDS = 86_400
 EPOCH = date(1970, 1, 1)
 # Nothing of ours holds a lock that a flush needs for longer than a moment: past it the log names somebody else's.
 LIMITS = Limits(lock_ms=15_000)

@@ -149,7 +149,7 @@ _heads: dict[int, _Heads] = {}
 def columns(
     rows: Sequence[Row],
 ) -> tuple[TextArray | TimestamptzArray | Float8Array, ...]:
-    """The same rows as one array parameter a column."""
+    """Rows as one array parameter a column."""
     ids, times, *numbers = zip(*rows, strict=True)
     return (text_array(ids), timestamptz_array(times), *(float8_array(column) for column in numbers))
 

@@ -124,7 +124,7 @@ class Writer:
         return None
 
     def trouble(self) -> str | None:
-        """The same in words that anybody may read."""
+        """What keeps the database from taking batches, in words that anybody may read; None while it does."""
         if self._problem is not None:
             return self._trouble
         if self.problem() is None:

@@ -20,11 +20,11 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from postgres.locks import AdvisoryLock, share_in_transaction
+from telemetry.readings import EPOCH
 
 Row: TypeAlias = tuple[Any, ...]
 """A reading: device id, microseconds since 1970, the measures in their declared order."""
 
-EPOCH = datetime.fromtimestamp(0, UTC)
 FIRST_SECOND = int((datetime.min.replace(tzinfo=UTC) - EPOCH).total_seconds())
 LAST_SECOND = int((datetime.max.replace(tzinfo=UTC) - EPOCH).total_seconds())
 

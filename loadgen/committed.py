@@ -17,9 +17,10 @@ import psycopg
 
 from loadgen.fleet import Reading
 from loadgen.histogram import Histogram
-from loadgen.stored import EPOCH, Tables, why_unreadable
+from loadgen.stored import Tables, why_unreadable
 from postgres.connecting import connect
 from telemetry.kinds import KINDS
+from telemetry.readings import EPOCH
 
 SAMPLES_PER_SECOND_MAX: Final = 50
 POLL_SECONDS: Final = 0.02

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, LiteralString, NamedTuple, TypeAlias
 
 import psycopg
@@ -16,10 +16,10 @@ from psycopg import IsolationLevel
 from loadgen.fleet import id_prefix
 from postgres.connecting import connect_blocking
 from telemetry.kinds import KINDS, Kind
+from telemetry.readings import EPOCH
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Timestamps come as microseconds: cheaper to read than datetimes, and exact, since extract gives a numeric.
 HISTORY: LiteralString = """

@@ -109,7 +109,7 @@ async def connect(
 
 
 def connect_blocking(conninfo: str, *, application_name: str = "wattline") -> Connection[TupleRow]:
-    """The same without an event loop, in autocommit mode."""
+    """A connection for code without an event loop, set up as `connect` does, in autocommit mode."""
     connection = psycopg.connect(with_defaults(conninfo, application_name=application_name), autocommit=True)
     try:
         check_encoding(connection.info)

@@ -55,8 +55,8 @@ _HH_MM = r"([01][0-9]|2[0-3]):[0-5][0-9]"
 _TIMESTAMP = rf"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}[Tt]{_HH_MM}:[0-9]{{2}}(\.[0-9]+)?([Zz]|[+-]{_HH_MM})$"
 Timestamp = Annotated[str, Field(pattern=_TIMESTAMP)]
 TIMESTAMP_RULE = "RFC 3339 with an offset, like 2026-01-31T14:00:00Z"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 DAY_SECONDS = 86_400
 
 # Of a timestamp so much is repeated in a reason: its digits may go on for 1 MB.
@@ -157,12 +157,12 @@ def timestamp_us(timestamp: str) -> int:
     except ValueError:  # Python does not know a lower-case z
         moment = datetime.fromisoformat(timestamp.upper())
     # Exact for every year; rounding a float of seconds costs more (0.40 against 0.34 µs) and is not, from 2106 on.
-    return (moment - _EPOCH) // _MICROSECOND
+    return (moment - EPOCH) // MICROSECOND
 
 
 def instant(timestamp: str) -> datetime:
-    """The same in UTC; raises OverflowError, too, where UTC has no such day."""
-    return _EPOCH + timedelta(microseconds=timestamp_us(timestamp))
+    """The moment of a timestamp, in UTC. Raises ValueError, or OverflowError, where there is no such day or time."""
+    return EPOCH + timedelta(microseconds=timestamp_us(timestamp))
 
 
 def refusal_of(error: ValidationError) -> tuple[ReasonCode, str]:

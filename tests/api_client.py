@@ -25,7 +25,7 @@ def api_client(base_url: httpx.URL | str, **options: Any) -> httpx.Client:
 
 
 def async_api_client(base_url: httpx.URL | str = "", **options: Any) -> httpx.AsyncClient:
-    """The same for many requests at a time."""
+    """A client for many requests at a time, its answers checked."""
     return httpx.AsyncClient(base_url=base_url, event_hooks={"response": [_check_async]}, **options)
 
 

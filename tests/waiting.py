@@ -37,7 +37,7 @@ async def wait_until_async(
     timeout: float = PATIENCE_SECONDS,
     what: str = "the condition",
 ) -> Any:
-    """The same inside an event loop; `condition` may also be a coroutine function."""
+    """`wait_until` inside an event loop; `condition` may also be a coroutine function."""
     deadline = time.monotonic() + timeout
     while True:
         result = condition()

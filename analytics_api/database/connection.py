@@ -12,6 +12,7 @@ import psycopg
 from analytics_api.database.failures import line_of
 from analytics_api.database.outage import Outage
 from postgres.connecting import Session
+from postgres.role import API_ROLE, right_to_become
 from postgres.session import Limits
 from postgres.trouble import trouble_with
 from telemetry.kinds import KINDS
@@ -29,7 +30,6 @@ DEFAULTS: dict[str, str | int] = {
     "keepalives_count": 2,
 }
 
-API_ROLE = "wattline_api"
 # No row where there is no such role (yet), it has no rights here (yet), or we may not become it: from version 16 on
 # a member may be forbidden to. It has its rights once it may read the newest readings of every kind, and the table that
 # came last of those that answers are made of.
@@ -40,7 +40,6 @@ _BECOME_API_ROLE: LiteralString = """
       AND (SELECT bool_and(coalesce(has_table_privilege(oid, to_regclass(name), 'SELECT'), false))
           FROM unnest(%s::text[]) AS name)"""
 _NEEDED_TABLES = [*(kind.status for kind in KINDS), "annulled_readings"]
-SERVER_KNOWS_SET = 160_000
 
 
 class Connection(Session):
@@ -71,6 +70,6 @@ class Connection(Session):
         role, and some users may not become it; the next question tries again.
         """
         if not self._limited:
-            right = "SET" if self.info.server_version >= SERVER_KNOWS_SET else "MEMBER"
+            right = right_to_become(self.info.server_version)
             self._limited = (await self.execute(_BECOME_API_ROLE, [API_ROLE, right, _NEEDED_TABLES])).rowcount > 0
         return self._limited

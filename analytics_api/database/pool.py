@@ -15,11 +15,12 @@ from typing import Self, TypeVar
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from analytics_api.database.connection import API_ROLE, DEFAULTS, Connection
+from analytics_api.database.connection import DEFAULTS, Connection
 from analytics_api.database.failures import AWAY, BUSY, Complaints, has_ended
 from analytics_api.database.outage import Outage
 from analytics_api.http.errors import UnavailableError
 from postgres.connecting import with_defaults
+from postgres.role import API_ROLE
 from postgres.trouble import NO_ANSWER
 
 # The promise is 3 s; what remains is for the way back.

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from analytics_api.http.errors import InvalidParameterError
+from telemetry.readings import EPOCH, MICROSECOND
 
 CURSOR_CHARACTERS_MAX = 1_000
 
 Key = Sequence[str | int | float | bool | tuple[int | bool | None, ...] | None]
 Shape = TypeVar("Shape", bound=tuple[object, ...])
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 def write_cursor(listing: str, key: Key) -> str:
@@ -45,12 +44,12 @@ def read_cursor(listing: str, shape: TypeAdapter[Shape], cursor: str) -> Shape:
 
 def microseconds(moment: datetime) -> int:
     """A moment as cursors carry it: microseconds since 1970."""
-    return (moment - _EPOCH) // _MICROSECOND
+    return (moment - EPOCH) // MICROSECOND
 
 
 def from_microseconds(value: int) -> datetime:
     """The moment again. Raises InvalidParameterError for one that no calendar has."""
     try:
-        return _EPOCH + value * _MICROSECOND
+        return EPOCH + value * MICROSECOND
     except OverflowError:
         raise InvalidParameterError("cursor", "is not one that this list gave; leave it out to begin anew") from None

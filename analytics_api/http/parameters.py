@@ -64,7 +64,7 @@ def limit(request: Request) -> int:
 
 
 def limit_given(request: Request) -> int | None:
-    """The same for an answer that has no bound where the request names none."""
+    """How many rows an answer may have; None, no bound, where the request names none."""
     return whole_number(request, "limit", 1, LIMIT_MAX)
 
 

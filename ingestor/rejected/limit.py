@@ -32,7 +32,7 @@ class KeepLimit:
         return self._kept <= self._per_second_max
 
     def take_valid(self) -> bool:
-        """The same for a valid reading: always, and it makes `pause_seconds` longer."""
+        """Whether a valid reading may be kept: always, unless none is; it makes `pause_seconds` longer."""
         if self._per_second_max == 0:
             return False
         self._paid_until = max(self._paid_until, self._clock()) + 1 / self._per_second_max

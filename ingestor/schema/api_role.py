@@ -14,11 +14,11 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Composed, Identifier
 
+from postgres.role import API_ROLE, right_to_become
 from telemetry.kinds import KINDS
 
 Params: TypeAlias = Sequence[object] | Mapping[str, object]
 
-API_ROLE = "wattline_api"
 READ = (
     *(table for kind in KINDS for table in (kind.history, kind.status, kind.hourly)),
     "hourly_invalidations",
@@ -29,8 +29,6 @@ READ = (
     "schema_migrations",
 )
 WRITTEN = ("vehicle_meter_links",)
-# From this version on a member may be forbidden to become the role: who makes a role may not, without a grant.
-SERVER_KNOWS_SET = 160_000
 
 _EXISTS = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %s)"
 _CREATE = SQL("CREATE ROLE {role} NOLOGIN").format(role=Identifier(API_ROLE))
@@ -42,8 +40,8 @@ _MAY_USE = """
             unnest('{INSERT,UPDATE,DELETE}'::text[]) AS right_to)"""
 _IS_MEMBER = "SELECT pg_has_role(%s, %s)"
 _GRANT_MEMBERSHIP = {
-    False: SQL("GRANT {role} TO CURRENT_USER"),
-    True: SQL("GRANT {role} TO CURRENT_USER WITH SET TRUE"),
+    "MEMBER": SQL("GRANT {role} TO CURRENT_USER"),
+    "SET": SQL("GRANT {role} TO CURRENT_USER WITH SET TRUE"),
 }
 
 
@@ -60,11 +58,9 @@ async def provide_api_role(connection: AsyncConnection[TupleRow]) -> str | None:
     may_use = {"role": API_ROLE, "read": list(READ), "written": list(WRITTEN)}
     if not await _true(connection, _MAY_USE, may_use) and not await _allowed(connection, *await _grants(connection)):
         return _problem(f"user {user} does not own the tables", "the GRANTs of Access in docs/operations.md")
-    knows_set = connection.info.server_version >= SERVER_KNOWS_SET
-    membership = _GRANT_MEMBERSHIP[knows_set].format(role=Identifier(API_ROLE))
-    if not await _true(connection, _IS_MEMBER, [API_ROLE, "SET" if knows_set else "MEMBER"]) and not await _allowed(
-        connection, membership
-    ):
+    right = right_to_become(connection.info.server_version)
+    membership = _GRANT_MEMBERSHIP[right].format(role=Identifier(API_ROLE))
+    if not await _true(connection, _IS_MEMBER, [API_ROLE, right]) and not await _allowed(connection, membership):
         return _problem(f"user {user} may not become it, and somebody else made it", f"GRANT {API_ROLE} TO {user}")
     return None
 

@@ -37,7 +37,9 @@ def held_before_commit(url: str) -> Iterator[WaitForFlush]:
 
 @contextmanager
 def held_in_commit(url: str) -> Iterator[WaitForFlush]:
-    """The same inside COMMIT: its sender does not know what becomes of it. Needs `make_gate` before."""
+    """Inside, a flush of meters waits in COMMIT, and its sender does not know what becomes of it; the function given
+    waits until one does. Needs `make_gate` before.
+    """
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", [GATE])
         yield lambda: _wait_for_flush(url, "AND query = 'COMMIT'")

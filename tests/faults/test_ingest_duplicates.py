@@ -16,7 +16,7 @@ READINGS = 10_000
 
 
 def altered(reading: Published) -> Published:
-    """The same device and time with other values."""
+    """A reading of that device and time with other values."""
     kind, payload = reading
     changes: dict[str, Any] = {"kwhConsumedAc": 999.0} if kind == "meter" else {"kwhDeliveredDc": 999.0}
     return kind, payload | changes

@@ -31,7 +31,7 @@ STOPS = 5
 
 
 def through(proxy: TcpProxy, url: str) -> str:
-    """The same database by way of a proxy."""
+    """The address of a database by way of a proxy."""
     return urlsplit(url)._replace(netloc=f"postgres@127.0.0.1:{proxy.port}").geturl()
 
 

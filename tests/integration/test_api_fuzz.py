@@ -309,7 +309,7 @@ def test_any_framing(api: WattlineProcess, route: tuple[str, str], framing: str,
 
 
 def ask_and_end(api: WattlineProcess, method: str, request: bytes) -> int | None:
-    """The same for a request that may be incomplete: our side is closed, and with that it must be over."""
+    """The status that is answered, if one is. The request may be incomplete: our side is closed, and that ends it."""
     with socket.create_connection(("127.0.0.1", api.http_port), timeout=ANSWER_SECONDS_MAX) as connection:
         received = b""
         with suppress(ConnectionError):

@@ -10,9 +10,9 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from analytics_api.database.connection import API_ROLE
 from analytics_api.database.questions import Database
 from analytics_api.http.errors import UnavailableError
+from postgres.role import API_ROLE
 from tests.api_process import prepare
 
 WHO = "SELECT current_user::text"

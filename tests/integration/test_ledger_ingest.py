@@ -35,7 +35,7 @@ def test_annul_and_send_again(
     settled = 0
 
     def publish(kwh: float) -> None:
-        """The same minutes, and wait until the ingestor has dealt with all of them."""
+        """Readings of those minutes; then wait until the ingestor has dealt with all of them."""
         nonlocal settled
         settled += COUNT
         with device(broker.port) as publisher:

@@ -15,8 +15,9 @@ import pytest
 
 from loadgen.evidence import Evidence
 from loadgen.fleet import Reading, make_fleet
-from loadgen.stored import EPOCH, Tables
+from loadgen.stored import Tables
 from loadgen.verify import EXAMPLES_MAX, Findings, VerifyError, check_tables, verify
+from telemetry.readings import EPOCH
 from tests.backends import Database
 
 SCHEMA = """

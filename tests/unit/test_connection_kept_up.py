@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same rules, in tenths of the time."""
+    """The rules as they are, in a tenth of the time."""
     monkeypatch.setattr("mqtt.link.BACKOFF_SECONDS_MIN", 0.02)
 
 

@@ -22,7 +22,7 @@ SHARED = "$share/crew/v1/#"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same rules, in less time."""
+    """The rules as they are, in less time."""
     monkeypatch.setattr("mqtt.link.BACKOFF_SECONDS_MIN", 0.02)
     monkeypatch.setattr("mqtt.link.UNSUBSCRIBE_RETRY_SECONDS", 0.05)
 
