@@ -193,7 +193,7 @@ def in_key_order(rows: Sequence[Row]) -> list[Row]:
 
 
 def first_of_each(rows: Sequence[Row]) -> list[Row]:
-    """The rows in the order of (device, time), of each the first that was received: for a batch that may repeat some."""
+    """The rows in the order of (device, time), of each only the first that was received: where some may repeat."""
     ordered = sorted(rows, key=_device_and_time)
     return list({row[:2]: row for row in reversed(ordered)}.values())[::-1]
 
