@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from analytics_api import probes
 from analytics_api.analytics import fleet, links, performance
-from analytics_api.analytics.meters import Pairs
+from analytics_api.analytics.pairs import PairRules
 from analytics_api.database.questions import Database
 from analytics_api.description import openapi, swagger
 from analytics_api.description.known_parameters import refusing_unknown
@@ -35,7 +35,7 @@ def create_app(settings: Settings, access: RulesInForce, room: Room) -> Starlett
     )
     registry, http_metrics = build_registry(database, room)
     broker = gateway.Gateway(settings, registry)
-    pairs = Pairs.of(settings)
+    pairs = PairRules.of(settings)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -24,7 +24,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from analytics_api.analytics.fleet_figures import FLEET, FleetPeriod, fleet_parameters
-from analytics_api.analytics.meters import MeterConvention
+from analytics_api.analytics.pairs import MeterConvention
 from analytics_api.analytics.performance import PERFORMANCE, performance_parameters
 from analytics_api.database.questions import Query
 from analytics_api.http.parameters import Window

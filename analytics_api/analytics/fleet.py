@@ -27,7 +27,7 @@ from starlette.routing import BaseRoute, Route
 from analytics_api.analytics.efficiency import Health
 from analytics_api.analytics.figures import VehicleFigures, period_json
 from analytics_api.analytics.fleet_figures import FleetPeriod, fleet_figures
-from analytics_api.analytics.meters import Pairs
+from analytics_api.analytics.pairs import PairRules
 from analytics_api.analytics.quality import STATUSES
 from analytics_api.database.pool import ANSWER_SECONDS_MAX
 from analytics_api.database.questions import Database
@@ -84,7 +84,7 @@ class Fleet:
 class Fleets:
     """Computed fleets: fresh ones are shared, one being computed is waited for, some are kept for their pages."""
 
-    def __init__(self, database: Database, pairs: Pairs) -> None:
+    def __init__(self, database: Database, pairs: PairRules) -> None:
         self._database = database
         self._pairs = pairs
         self._kept: OrderedDict[str, Fleet] = OrderedDict()  # the least recently used first
@@ -154,7 +154,7 @@ class Fleets:
             task.exception()  # where everybody has left, it is nobody's
 
 
-def routes(database: Database, pairs: Pairs) -> list[BaseRoute]:
+def routes(database: Database, pairs: PairRules) -> list[BaseRoute]:
     """The routes of this module."""
     fleets = Fleets(database, pairs)
     return [

@@ -14,7 +14,7 @@ from typing import LiteralString
 
 from psycopg.rows import TupleRow
 
-from analytics_api.analytics.meters import MeterConvention
+from analytics_api.analytics.pairs import MeterConvention
 from analytics_api.database.questions import Database
 from telemetry.kinds import METER, VEHICLE
 

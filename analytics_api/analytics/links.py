@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from analytics_api.analytics.meters import MeterConvention
+from analytics_api.analytics.pairs import MeterConvention
 from analytics_api.database.questions import Database
 from analytics_api.http.answers import answer, json_response, timestamp
 from analytics_api.http.bodies import BODY_BYTES_FEW, Moment, json_body, validated

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from analytics_api.analytics.figures import VehicleFigures, period_json
-from analytics_api.analytics.meters import MeterConvention, Pairs
+from analytics_api.analytics.pairs import MeterConvention, PairRules
 from analytics_api.database.questions import Database
 from analytics_api.http.answers import answer
 from analytics_api.http.parameters import Window, device_id, window
@@ -98,12 +98,12 @@ PERFORMANCE = """
         OR EXISTS (SELECT FROM annulments WHERE kind = 'vehicle' AND device_id = %(vehicle_id)s)"""
 
 
-def routes(database: Database, pairs: Pairs) -> list[BaseRoute]:
+def routes(database: Database, pairs: PairRules) -> list[BaseRoute]:
     """The routes of this module."""
     return [Route("/v1/analytics/performance/{vehicleId}", partial(performance, database, pairs))]
 
 
-async def performance(database: Database, pairs: Pairs, request: Request) -> Response:
+async def performance(database: Database, pairs: PairRules, request: Request) -> Response:
     """Totals in kWh, the ratio while a meter fed the vehicle and what it says, the mean battery temperature (°C), the
     readings counted, and how far all of it can be relied on.
     """

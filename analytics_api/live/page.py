@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from analytics_api.analytics.meters import MeterConvention
+from analytics_api.analytics.pairs import MeterConvention
 
 _WEB = Path(__file__).parent.parent / "web"
 _HEADERS = {

@@ -21,7 +21,7 @@ from psycopg.errors import LockNotAvailable
 
 from analytics_api.analytics.figures import VehicleFigures
 from analytics_api.analytics.fleet_figures import FLEET, FleetPeriod, fleet_parameters
-from analytics_api.analytics.meters import MeterConvention
+from analytics_api.analytics.pairs import MeterConvention
 from analytics_api.analytics.performance import PERFORMANCE, performance_parameters
 from analytics_api.http.cursors import microseconds, write_cursor
 from analytics_api.http.parameters import Window

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from analytics_api.analytics.meters import MeterConvention
+from analytics_api.analytics.pairs import MeterConvention
 from analytics_api.analytics.performance import PERFORMANCE, performance_parameters
 from analytics_api.http.parameters import Window
 from ingestor.schema.migrate import migrate

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
+from importlib import resources
 from pathlib import Path
 
 import mqtt5
 import pytest
 
-from ingestor.batch import Batch, Rejection
+from ingestor.batch import VALID_CODES, Batch, Rejection
 from ingestor.decode import Decoder
 from ingestor.rejected.limit import KeepLimit
+from ingestor.rejected.queries import DELETE_OLDEST
 from ingestor.rejected.spool import Spool, from_line
 from telemetry.rules import Rules
 
@@ -106,3 +109,14 @@ def test_a_spool_is_bounded_and_read_back(tmp_path: Path) -> None:
 def test_a_spool_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert asyncio.run(Spool(tmp_path / "file" / "spool").keep([Rejection("t", b"", "too_old", "", NOW)])) == 0
+
+
+def test_which_refusals_are_no_reading_is_said_alike_by_program_statement_and_index() -> None:
+    indices = [
+        match
+        for file in sorted(resources.files("ingestor.schema").iterdir(), key=lambda file: file.name)
+        if file.name.endswith(".sql")
+        for match in re.findall(r"INDEX rejected_messages_nonsense .*\n.*NOT IN \((.*)\)", file.read_text("utf-8"))
+    ]
+    for codes in (indices[-1], *re.findall(r"NOT IN \((.*?)\)", DELETE_OLDEST[0])):
+        assert set(re.findall(r"'(\w+)'", codes)) == VALID_CODES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analytics_api.analytics.meters import MeterConvention
+from analytics_api.analytics.pairs import MeterConvention
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which meter feeds a vehicle by its name, and what else the settings say of pairs.
+"""What the settings say of pairs: which meter feeds a vehicle by its name, and how much measuring may be wrong.
 
 The convention swaps one prefix for another, `VEH-:METER-`: VEH-001 is fed by METER-001. Nobody else may guess. It holds
 until a vehicle's first link, and never while its meter is linked to another one (`performance`, `fleet_figures`).
@@ -38,7 +38,7 @@ class MeterConvention:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairRules:
     """What the settings say of vehicles and their meters."""
 
     convention: MeterConvention | None
@@ -46,6 +46,6 @@ class Pairs:
     """How much more DC than AC may be measured, as a share of the AC (EFFICIENCY_TOLERANCE)."""
 
     @classmethod
-    def of(cls, settings: Settings) -> Pairs:
+    def of(cls, settings: Settings) -> PairRules:
         """METER_ID_CONVENTION and EFFICIENCY_TOLERANCE."""
         return cls(MeterConvention.parse(settings.meter_id_convention), settings.efficiency_tolerance)
