@@ -23,7 +23,7 @@ from benchmarks.servers import Servers
 from config.settings import Settings, load_settings
 from embedded.child import Child
 from mqtt.link import Link, LinkOptions
-from mqtt.packets import PacketStream
+from mqtt.packets import PacketReader
 from telemetry.topics import ALL_TELEMETRY
 
 CHUNK = 500  # 80 KB: one write
@@ -54,7 +54,7 @@ class Publisher:
     def __init__(self, host: str, port: int, plan: Plan, *, paced: bool) -> None:
         self._plan = plan
         self._paced = paced
-        self._stream = PacketStream(PACKET_BYTES_MAX)
+        self._reader = PacketReader(PACKET_BYTES_MAX)
         self._socket = socket.create_connection((host, port), timeout=SILENCE_SECONDS_MAX)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._unsent = memoryview(b"")
@@ -87,7 +87,7 @@ class Publisher:
 
     def _connect(self) -> None:
         self._socket.sendall(mqtt5.ConnectPacket(f"bench-publisher-{os.getpid()}", keep_alive=0).write())
-        _, others, problem = self._stream.feed(self._socket.recv(READ_BYTES))
+        _, others, problem = self._reader.feed(self._socket.recv(READ_BYTES))
         if problem or not isinstance(others[0], mqtt5.ConnAckPacket) or others[0].reason_code != 0:
             raise ConnectionError(f"the broker did not accept the publisher: {problem or others}")
 
@@ -119,7 +119,7 @@ class Publisher:
         data = self._socket.recv(READ_BYTES)
         if not data:
             raise ConnectionError("the broker closed the connection")
-        _, others, problem = self._stream.feed(data)
+        _, others, problem = self._reader.feed(data)
         if problem:
             raise ConnectionError(f"the broker {problem}")
         for packet in others:

@@ -17,7 +17,7 @@ from loadgen.evidence import MALFORMED, SENT, DeviceEvidence, Evidence
 from loadgen.fleet import Reading, timestamp_text
 
 LATE_SECONDS: Final = 3600
-# A stream of nothing but faults has no reading left to be late or sent twice.
+# Where all are faults there is no reading left to be late or sent twice.
 READING, DUPLICATE, REFUSABLE = 0, 1, 2
 
 

@@ -1,4 +1,4 @@
-"""What the tables hold of a run: the verifier's reading of PostgreSQL, streamed, so that memory does not grow with it.
+"""What the tables hold of a run, for the verifier: read row by row, so that memory does not grow with it.
 
 It reads as a person with psql would, with no trust in primary keys; it never writes.
 """

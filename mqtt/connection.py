@@ -30,7 +30,7 @@ from mqtt.errors import (
 )
 from mqtt.options import LinkOptions
 from mqtt.packet_ids import PACKET_IDS, Answer, Answers, fail
-from mqtt.packets import PacketStream, acknowledgements
+from mqtt.packets import PacketReader, acknowledgements
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Connection(asyncio.Protocol):
         self._on_publish = on_publish
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._stream = PacketStream(options.packet_bytes_max)
+        self._reader = PacketReader(options.packet_bytes_max)
         self._connack: asyncio.Future[mqtt5.ConnAckPacket] = self._loop.create_future()
         self._closed: asyncio.Future[LinkError] = self._loop.create_future()
         self._answers = Answers()
@@ -309,7 +309,7 @@ class Connection(asyncio.Protocol):
         if not self._connack.done() and data.startswith(CONNACK_311):
             self.abort(speaks_311_only(str(self._options.broker)))
             return
-        publishes, others, problem = self._stream.feed(data)
+        publishes, others, problem = self._reader.feed(data)
         if self._on_pubacks is not None and others:
             others = self._hand_on_pubacks(others, self._on_pubacks)
         for packet in others:

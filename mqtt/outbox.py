@@ -1,6 +1,6 @@
 """Publishes by the hundred over one connection: many PUBLISHes as one write, many PUBACKs as one call.
 
-`Connection.publish` costs a future and a task a message, which is right for a request and dear for a stream: this costs
+`Connection.publish` costs a future and a task a message, which is right for one and dear for thousands: this costs
 1.5 µs a message with its PUBACK. It never waits and never sends again: the caller keeps to `room`, and after the
 connection's end decides about what is `unanswered`. Its packet ids are its own, so a connection with an outbox must
 neither publish nor subscribe by itself.

@@ -43,7 +43,7 @@ def acknowledgements(packet_ids: Sequence[int], exactly_once: AbstractSet[int]) 
     return words.tobytes()
 
 
-class PacketStream:
+class PacketReader:
     """The packets of one connection."""
 
     def __init__(self, packet_bytes_max: int) -> None:

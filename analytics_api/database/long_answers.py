@@ -15,12 +15,12 @@ from analytics_api.database.pool import ANSWER_SECONDS_MAX, CONNECTIONS_MAX, Poo
 from analytics_api.http.errors import UnavailableError
 
 # Each keeps a connection for as long as its reader takes; the other half is for those who ask and go.
-STREAMS_MAX = CONNECTIONS_MAX // 2
+LONG_ANSWERS_MAX = CONNECTIONS_MAX // 2
 
-_STREAMS_TAKEN = f"{STREAMS_MAX} long answers are on their way already; that is as many as there may be at once."
+_TAKEN = f"{LONG_ANSWERS_MAX} long answers are on their way already; that is as many as there may be at once."
 # The cursor and its fetches: 2,000 rows are 200 KB of CSV, and hold up the event loop for some 10 ms.
-_DECLARE = b"DECLARE stream NO SCROLL CURSOR FOR "
-_FETCH: LiteralString = "FETCH 2000 FROM stream"
+_DECLARE = b"DECLARE long_answer NO SCROLL CURSOR FOR "
+_FETCH: LiteralString = "FETCH 2000 FROM long_answer"
 
 
 class LongAnswers:
@@ -28,7 +28,7 @@ class LongAnswers:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._streams = 0
+        self._count = 0
 
     @asynccontextmanager
     async def rows(
@@ -37,16 +37,16 @@ class LongAnswers:
         """All rows that a reading query answers, of one moment.
 
         Each fetch takes ANSWER_SECONDS_MAX at most; the caller bounds the time between them, for a connection is
-        taken until the end of the `with`. Raises UnavailableError, also where STREAMS_MAX are on already.
+        taken until the end of the `with`. Raises UnavailableError, also where LONG_ANSWERS_MAX are on already.
         """
 
         async def declare(connection: Connection) -> None:
             await connection.execute("BEGIN READ ONLY")
             await connection.execute(_DECLARE + query, parameters, prepare=False)
 
-        if self._streams >= STREAMS_MAX:
-            raise UnavailableError(_STREAMS_TAKEN)
-        self._streams += 1
+        if self._count >= LONG_ANSWERS_MAX:
+            raise UnavailableError(_TAKEN)
+        self._count += 1
         try:
             connection = await self._pool.kept(declare)
             try:
@@ -54,7 +54,7 @@ class LongAnswers:
             finally:
                 await self._pool.released(connection)
         finally:
-            self._streams -= 1
+            self._count -= 1
 
     async def _fetched(self, connection: Connection) -> AsyncIterator[list[TupleRow]]:
         cursor = connection.cursor(binary=True)

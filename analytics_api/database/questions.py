@@ -80,7 +80,7 @@ class Database:
 
         return await self._pool.used(in_transaction)
 
-    def stream(
+    def long_answer(
         self, query: bytes, parameters: Mapping[str, object]
     ) -> AbstractAsyncContextManager[AsyncIterator[list[TupleRow]]]:
         """All rows that a reading query answers, some thousand at a time, however many (`LongAnswers.rows`)."""

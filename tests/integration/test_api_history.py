@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from analytics_api.database.long_answers import STREAMS_MAX
+from analytics_api.database.long_answers import LONG_ANSWERS_MAX
 from analytics_api.database.questions import Database as ApiDatabase
 from analytics_api.http import csv_answers
 from analytics_api.http.cursors import microseconds, write_cursor
@@ -89,7 +89,7 @@ def pages(api: httpx.Client, path: str, limits: list[int], between: Any = lambda
     raise AssertionError("the list has no end")
 
 
-def streaming_backends(url: str) -> list[int]:
+def backends_at_long_answers(url: str) -> list[int]:
     """The backends that hold an open snapshot for one of our answers."""
     with psycopg.connect(url, autocommit=True) as connection:
         rows = connection.execute(
@@ -251,21 +251,21 @@ def test_half_a_million_rows_take_no_memory(api: httpx.Client, process: Wattline
     assert most - before < RSS_GROWTH_MAX
 
 
-def test_streams_are_bounded_and_a_client_that_goes_away_frees_its_place(
+def test_long_answers_are_bounded_and_a_client_that_goes_away_frees_its_place(
     api: httpx.Client, process: WattlineProcess, database_url: str
 ) -> None:
     with ExitStack() as stack:
-        for _ in range(STREAMS_MAX):
+        for _ in range(LONG_ANSWERS_MAX):
             client = stack.enter_context(api_client(process.http_url, timeout=30))
             response = stack.enter_context(client.stream("GET", LONG, headers=CSV))
             assert response.status_code == 200  # and none of it is read
-        assert len(streaming_backends(database_url)) == STREAMS_MAX
+        assert len(backends_at_long_answers(database_url)) == LONG_ANSWERS_MAX
         refused = api.get(LONG, headers=CSV)
         assert refused.status_code == 503
         assert refused.headers["retry-after"].isdigit()
         assert refused.json()["success"] is False
         assert api.get(LONG).status_code == 200  # a page of JSON needs no such place
-    wait_until(lambda: not streaming_backends(database_url), what="all connections to be given back")
+    wait_until(lambda: not backends_at_long_answers(database_url), what="all connections to be given back")
     assert api.get(LONG + "&limit=1", headers=CSV).status_code == 200
 
 
@@ -275,7 +275,7 @@ def test_a_database_that_goes_away_cuts_the_file(
     with api.stream("GET", LONG, headers=CSV) as response:
         assert response.status_code == 200
         with psycopg.connect(database_url, autocommit=True) as connection:
-            for pid in streaming_backends(database_url):
+            for pid in backends_at_long_answers(database_url):
                 connection.execute("SELECT pg_terminate_backend(%s)", [pid])
         with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
             response.read()
@@ -301,7 +301,9 @@ def test_a_reader_that_takes_nothing_is_cut(database_url: str, monkeypatch: pyte
     async def run() -> None:
         async with ApiDatabase(database_url, "test") as database:
             await csv_answers.CsvAnswer(database, meters.query, window, meters.record)(scope, receive, send)
-            await wait_until_async(lambda: not streaming_backends(database_url), what="the connection to be given back")
+            await wait_until_async(
+                lambda: not backends_at_long_answers(database_url), what="the connection to be given back"
+            )
 
     asyncio.run(run())
     assert cut == [True]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies._internal.core import DataObject
 from mqtt5 import PubAckPacket, PublishPacket, QoS
 
-from mqtt.packets import PacketStream, pubacks
+from mqtt.packets import PacketReader, pubacks
 from tests.examples import examples
 
 PACKET_BYTES_MAX = 2_000_000
@@ -25,7 +25,7 @@ def test_any_cut_gives_the_same_messages(payloads: list[bytes], data: DataObject
         for number, payload in enumerate(payloads, 1)
     )
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=10).map(sorted))
-    packets = PacketStream(PACKET_BYTES_MAX)
+    packets = PacketReader(PACKET_BYTES_MAX)
     got: list[bytes] = []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         publishes, others, problem = packets.feed(stream[start:end])
@@ -37,7 +37,7 @@ def test_any_cut_gives_the_same_messages(payloads: list[bytes], data: DataObject
 @settings(max_examples=examples(300))
 @given(st.binary(max_size=60))
 def test_no_bytes_make_it_fail_otherwise(data: bytes) -> None:
-    publishes, others, problem = PacketStream(PACKET_BYTES_MAX).feed(data)
+    publishes, others, problem = PacketReader(PACKET_BYTES_MAX).feed(data)
     assert problem is None or problem.startswith("sent ")
     assert len(publishes) + len(others) <= len(data)
 
@@ -46,7 +46,7 @@ def test_no_bytes_make_it_fail_otherwise(data: bytes) -> None:
 @given(first=st.sampled_from([0x20, 0x30, 0x32, 0x40, 0x90, 0xB0, 0xD0, 0xE0, 0xF0]), body=st.binary(max_size=40))
 def test_a_whole_packet_is_never_waited_for(first: int, body: bytes) -> None:
     """One that lies about its inner lengths would be waited for forever."""
-    publishes, others, problem = PacketStream(PACKET_BYTES_MAX).feed(bytes([first, len(body)]) + body)
+    publishes, others, problem = PacketReader(PACKET_BYTES_MAX).feed(bytes([first, len(body)]) + body)
     assert len(publishes) + len(others) == 1 or problem is not None
 
 
