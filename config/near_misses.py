@@ -7,21 +7,34 @@ from difflib import SequenceMatcher
 
 # RETENTION_DAY to RETENTION_DAYS is 0.96, DATABASE_USER to DATABASE_USERNAME 0.87, MQTT_PORT to METRICS_PORT 0.76.
 ALIKE_MIN = 0.85
+PATTERN = "MAX_KWH"
 
 
 def near_misses(given: Iterable[str], known: Collection[str]) -> Mapping[str, str]:
     """Of the names that are given those that no setting has, each with the setting that was probably meant.
 
-    Only names of two words or more count, or PATH would be taken for PORT. Upper and lower case are the same.
+    Only names of two words or more count, or PATH would be taken for PORT; one that lacks the last words is near, as
+    SILENT_AFTER. METER_MAX_KWH and its like are a pattern: whatever the kind is, the rest of the name has to be near.
+    Upper and lower case are the same.
     """
     targets = [name for name in known if "_" in name]
     found = {}
     for name in given:
-        if name.upper() in known or "_" not in name:
+        written = name.upper()
+        kind, _, rest = written.partition("_")
+        limit = f"{kind}_{PATTERN}"
+        if written in {*known, limit} or not rest:
             continue
-        alike = {target: SequenceMatcher(None, name.upper(), target).ratio() for target in targets}
+        if _alike(rest, PATTERN) >= ALIKE_MIN:
+            found[name] = limit
+            continue
+        alike = {target: _alike(written, target) for target in targets}
+        close = [target for target in targets if alike[target] >= ALIKE_MIN or target.startswith(f"{written}_")]
         # One that goes on where the name ends comes first: DATABASE_USER is no misspelt DATABASE_URL.
-        close = [target for target in targets if alike[target] >= ALIKE_MIN]
         if close:
-            found[name] = max(close, key=lambda target: (target.startswith(name.upper()), alike[target]))
+            found[name] = max(close, key=lambda target: (target.startswith(written), alike[target]))
     return found
+
+
+def _alike(one: str, other: str) -> float:
+    return SequenceMatcher(None, one, other).ratio()

@@ -344,6 +344,12 @@ def test_a_limit_of_energy_is_read_for_whatever_kind_there_is(elsewhere: Path, m
         ("DATABASE_USER", "DATABASE_USERNAME"),
         ("API_WRITE_TOKEN", "API_WRITE_TOKENS"),
         ("MQTT_URI", "MQTT_URL"),
+        ("SILENT_AFTER", "SILENT_AFTER_SECONDS"),
+        ("MAX_CLOCK_SKEW", "MAX_CLOCK_SKEW_SECONDS"),
+        ("METER_MAX_KW", "METER_MAX_KWH"),
+        ("vehicle_max_kwhs", "VEHICLE_MAX_KWH"),
+        ("INVERTER_MAX_KWH", None),  # a kind that somebody may have
+        ("JAVA_MAX_MEM", None),
         *(
             (name, None)
             for name in ("PATH", "POST", "PORTS", "HOSTNAME", "LOG_DIR", "MQTT_PORT", "API_KEY", "mqtt_url")
