@@ -28,7 +28,7 @@ from analytics_api.analytics.efficiency import Health
 from analytics_api.analytics.figures import VehicleFigures, period_json
 from analytics_api.analytics.fleet_figures import FleetPeriod, fleet_figures
 from analytics_api.analytics.pairs import PairRules
-from analytics_api.analytics.quality import STATUSES
+from analytics_api.analytics.quality import STATUSES, Status
 from analytics_api.database.pool import ANSWER_SECONDS_MAX
 from analytics_api.database.questions import Database
 from analytics_api.http import parameters
@@ -44,11 +44,18 @@ VEHICLES_KEPT_MAX = 500_000  # some VEHICLE_BYTES each
 # A fleet takes a connection for as long as all others together: the rest stay for those who ask for one device.
 COMPUTED_AT_ONCE_MAX = 3
 
+WORST_FIRST: dict[Health | Status, float | None] = {
+    "CRITICAL": 0, "WARNING": 1, "HEALTHY": 2, "UNKNOWN": None,
+    "impossible": 0, "partial": 1, "ok": 2,
+}  # fmt: skip
+"""What the table is sorted by where the value is a word; None is last in both orders."""
 SORTS: dict[str, Callable[[VehicleFigures], float | None]] = {
     "efficiency": lambda vehicle: vehicle.efficiency.judged,
     "totalAcConsumed": lambda vehicle: vehicle.ac_kwh,
     "totalDcDelivered": lambda vehicle: vehicle.dc_kwh,
     "avgBatteryTemp": lambda vehicle: vehicle.temperature,
+    "health": lambda vehicle: WORST_FIRST[vehicle.efficiency.health],
+    "quality": lambda vehicle: WORST_FIRST[vehicle.quality.status],
 }
 ORDERS = ("asc", "desc")
 FILTERS: dict[str, tuple[Sequence[str], Callable[[VehicleFigures], str]]] = {

@@ -49,6 +49,7 @@ TABLES = (
     "meter_readings_history, vehicle_readings_history, meter_status, vehicle_status, meter_hourly, vehicle_hourly,"
     " hourly_invalidations, vehicle_meter_links, annulments, annulled_readings, forgotten_devices"
 )
+WORST_FIRST = ("impossible", "partial", "ok", "CRITICAL", "WARNING", "HEALTHY", "UNKNOWN")
 _numbers = itertools.count(1)
 
 Row = tuple[Any, ...]
@@ -266,6 +267,13 @@ def test_the_figures_are_those_of_the_rows(
                 continue
             some = pages(world, limit, **asked, **{name: ",".join(words)}) if words else []
             assert_table(some, [want for want in expectations if word_of(want) in words])
+        for order, sign in {"asc": 1, "desc": -1}.items():
+            found = [row["vehicleId"] for row in pages(world, limit, sort=name, order=order, **asked)]
+            places = {want["vehicleId"]: WORST_FIRST.index(word_of(want)) for want in expectations}
+            unknown = WORST_FIRST.index("UNKNOWN")  # last in both
+            assert found == sorted(
+                places, key=lambda vehicle: (places[vehicle] == unknown, sign * places[vehicle], vehicle)
+            )
 
 
 async def write(url: str, seed: int) -> None:
@@ -364,10 +372,10 @@ def test_the_summary_and_its_table(empty: World) -> None:
     }
     start, end = (datetime.fromisoformat(period[name]) for name in ("start", "end"))
     assert start == hour_of(end) - 30 * HOUR
-    for limit in (1, 2, 3, 100):
-        order = [row["vehicleId"] for row in pages(empty, limit, hours=30)]
+    for limit, sort in itertools.product((1, 2, 3, 100), ("efficiency", "health")):
+        order = [row["vehicleId"] for row in pages(empty, limit, hours=30, sort=sort)]
         assert order == ["VEH-3", "VEH-2", "VEH-1", "LORRY", "VEH-4"]
-        order = [row["vehicleId"] for row in pages(empty, limit, hours=30, order="desc")]
+        order = [row["vehicleId"] for row in pages(empty, limit, hours=30, sort=sort, order="desc")]
         assert order == ["VEH-1", "VEH-2", "VEH-3", "LORRY", "VEH-4"]
     order = [row["vehicleId"] for row in pages(empty, 2, hours=30, sort="totalDcDelivered", order="desc")]
     assert order == ["VEH-2", "VEH-3", "VEH-1", "LORRY", "VEH-4"]
