@@ -88,6 +88,12 @@ class Session:
         """Take nothing more from the client, so that its socket fills up."""
         self._writer.transport.pause_reading()  # type: ignore[attr-defined]
 
+    async def grant(self) -> str:
+        """Answer a SUBSCRIBE with QoS 1; its filter."""
+        packet = await self.expect(mqtt5.SubscribePacket)
+        self.send(mqtt5.SubAckPacket(packet.packet_id, [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE]))
+        return packet.topic_filters[0].pattern
+
     def read_on(self) -> None:
         self._writer.transport.resume_reading()  # type: ignore[attr-defined]
 
@@ -146,6 +152,12 @@ class FakeBroker:
             session.close()  # the ingestor's second connection, which a broker may refuse
             session = await self.session()
         session.send(mqtt5.ConnAckPacket(**connack))
+        return session
+
+    async def subscribed(self, **connack: Any) -> Session:
+        """The next connection, accepted and once it has subscribed with QoS 1."""
+        session = await self.welcome(**connack)
+        await session.grant()
         return session
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,7 +12,9 @@ import pytest
 
 from tests.backends import Broker
 from tests.devices import Device, device
+from tests.fake_broker import FakeBroker, Session
 from tests.processes import WattlineProcess
+from tests.waiting import wait_until_async
 
 Sql = Callable[..., list[Any]]
 
@@ -46,6 +48,22 @@ def owner_url(database_url: str, sql: Sql) -> Iterator[str]:
     sql(f"REASSIGN OWNED BY {role} TO CURRENT_USER")
     sql(f"DROP OWNED BY {role}")
     sql(f"DROP ROLE {role}")
+
+
+@pytest.fixture
+def ingest_from(
+    start_wattline: Callable[..., WattlineProcess], database_url: str
+) -> Callable[..., Awaitable[tuple[WattlineProcess, Session]]]:
+    """Starts an ingestor of a fake broker, with settings; it is given with its connection there, once subscribed."""
+
+    async def start(broker: FakeBroker, **settings: str) -> tuple[WattlineProcess, Session]:
+        ingestor = start_wattline(
+            "ingest", DATABASE_URL=database_url, MQTT_URL=f"mqtt://127.0.0.1:{broker.port}", **settings
+        )
+        await wait_until_async(lambda: "metrics and health" in ingestor.output())
+        return ingestor, await broker.subscribed()
+
+    return start
 
 
 @pytest.fixture

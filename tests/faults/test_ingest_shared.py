@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import mqtt5
 import pytest
 
 from tests.devices import Device, meter_reading, readings_of_fleet
-from tests.fake_broker import FakeBroker
+from tests.fake_broker import FakeBroker, Session
 from tests.faults.counting import assert_books_balance, assert_stored_once
 from tests.faults.flushes import held_before_commit
 from tests.faults.load import Load, publish_all
@@ -95,20 +95,11 @@ def test_two_ingestors_with_one_client_id_lose_nothing_and_say_so(
 
 
 def test_an_ingestor_whose_session_is_taken_over_ends(
-    start_wattline: Callable[..., WattlineProcess], database_url: str
+    ingest_from: Callable[..., Awaitable[tuple[WattlineProcess, Session]]], database_url: str
 ) -> None:
     async def scenario() -> None:
         async with FakeBroker() as broker:
-            ingestor = start_wattline(
-                "ingest",
-                DATABASE_URL=database_url,
-                MQTT_URL=f"mqtt://127.0.0.1:{broker.port}",
-                MQTT_CLIENT_ID="the-only-one",
-            )
-            await wait_until_async(lambda: "metrics and health" in ingestor.output())
-            session = await broker.welcome()
-            subscribe = await session.expect(mqtt5.SubscribePacket)
-            session.send(mqtt5.SubAckPacket(subscribe.packet_id, [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE]))
+            ingestor, session = await ingest_from(broker, MQTT_CLIENT_ID="the-only-one")
             payload = json.dumps(reading).encode()
             session.send(
                 mqtt5.PublishPacket("v1/telemetry/meter/M-1", payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=1),

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import mqtt5
@@ -18,9 +18,9 @@ from tests.fake_broker import FakeBroker, Session
 from tests.faults.counting import Published, assert_books_balance, assert_stored_once
 from tests.metrics import metric
 from tests.processes import WattlineProcess
-from tests.waiting import wait_until, wait_until_async
+from tests.waiting import wait_until
 
-StartWattline = Callable[..., WattlineProcess]
+IngestFrom = Callable[..., Awaitable[tuple[WattlineProcess, Session]]]
 
 
 def packet_of(reading: Published, packet_id: int, **more: Any) -> mqtt5.PublishPacket:
@@ -30,14 +30,6 @@ def packet_of(reading: Published, packet_id: int, **more: Any) -> mqtt5.PublishP
     return mqtt5.PublishPacket(
         f"v1/telemetry/{kind}/{device}", json.dumps(payload).encode(), packet_id=packet_id, **options
     )
-
-
-async def subscribed(broker: FakeBroker, **connack: object) -> Session:
-    """The ingestor's next connection, once it has subscribed."""
-    session = await broker.welcome(**connack)
-    subscribe = await session.expect(mqtt5.SubscribePacket)
-    session.send(mqtt5.SubAckPacket(subscribe.packet_id, [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE]))
-    return session
 
 
 async def hand_out(session: Session, readings: list[Published], window: int) -> None:
@@ -56,21 +48,14 @@ async def hand_out(session: Session, readings: list[Published], window: int) -> 
 
 @pytest.mark.parametrize("window", [1, 50])
 def test_a_window_of_the_brokers_own_is_found_out_and_written_at_once(
-    start_wattline: StartWattline, database_url: str, window: int
+    ingest_from: IngestFrom, database_url: str, window: int
 ) -> None:
     """With a flush interval of 2 s, 40 windows would take 80 s."""
     readings = list(readings_of_fleet(40 * window, devices=10))
 
     async def scenario() -> None:
         async with FakeBroker() as broker:
-            ingestor = start_wattline(
-                "ingest",
-                DATABASE_URL=database_url,
-                MQTT_URL=f"mqtt://127.0.0.1:{broker.port}",
-                FLUSH_INTERVAL_MS="2000",
-            )
-            await wait_until_async(lambda: "metrics and health" in ingestor.output(), 30)
-            session = await subscribed(broker)
+            ingestor, session = await ingest_from(broker, FLUSH_INTERVAL_MS="2000")
             started = time.monotonic()
             async with asyncio.timeout(60):
                 await hand_out(session, readings, window)
@@ -87,20 +72,13 @@ def test_a_window_of_the_brokers_own_is_found_out_and_written_at_once(
     assert_stored_once(database_url, readings)
 
 
-def test_a_broker_that_keeps_to_no_window_is_held_to_ours(start_wattline: StartWattline, database_url: str) -> None:
+def test_a_broker_that_keeps_to_no_window_is_held_to_ours(ingest_from: IngestFrom, database_url: str) -> None:
     """As Mosquitto before 2.0.15, which sends a whole window more for each PUBACK."""
     readings = list(readings_of_fleet(3000, devices=10))
 
     async def scenario() -> None:
         async with FakeBroker() as broker:
-            ingestor = start_wattline(
-                "ingest",
-                DATABASE_URL=database_url,
-                MQTT_URL=f"mqtt://127.0.0.1:{broker.port}",
-                MAX_INFLIGHT="100",
-            )
-            await wait_until_async(lambda: "metrics and health" in ingestor.output(), 30)
-            session = await subscribed(broker)
+            ingestor, session = await ingest_from(broker, MAX_INFLIGHT="100")
             for number, reading in enumerate(readings, start=1):
                 session.send(packet_of(reading, number))
             for number in range(1, len(readings) + 1):
@@ -113,20 +91,13 @@ def test_a_broker_that_keeps_to_no_window_is_held_to_ours(start_wattline: StartW
     assert_stored_once(database_url, readings)
 
 
-def test_qos_2_is_once_in_effect_across_reconnects(start_wattline: StartWattline, database_url: str) -> None:
+def test_qos_2_is_once_in_effect_across_reconnects(ingest_from: IngestFrom, database_url: str) -> None:
     readings = list(readings_of_fleet(4, devices=4))
     exactly_once = {"qos": mqtt5.QoS.EXACTLY_ONCE}
 
     async def scenario() -> None:
         async with FakeBroker() as broker:
-            ingestor = start_wattline(
-                "ingest",
-                DATABASE_URL=database_url,
-                MQTT_URL=f"mqtt://127.0.0.1:{broker.port}",
-                FLUSH_INTERVAL_MS="10",
-            )
-            await wait_until_async(lambda: "metrics and health" in ingestor.output(), 30)
-            session = await subscribed(broker)
+            ingestor, session = await ingest_from(broker, FLUSH_INTERVAL_MS="10")
             session.send(packet_of(readings[0], 1, **exactly_once), packet_of(readings[1], 2, **exactly_once))
             assert (await session.expect(mqtt5.PubRecPacket)).packet_id == 1
             assert (await session.expect(mqtt5.PubRecPacket)).packet_id == 2
@@ -136,7 +107,7 @@ def test_qos_2_is_once_in_effect_across_reconnects(start_wattline: StartWattline
             assert (await session.expect(mqtt5.PubRecPacket)).packet_id == 3
             session.reset()
             # The broker has read the PUBREC of 2, not that of 3; 1 is free.
-            session = await subscribed(broker, session_present=True)
+            session = await broker.subscribed(session_present=True)
             session.send(
                 mqtt5.PubRelPacket(2),
                 packet_of(readings[2], 3, duplicate=True, **exactly_once),

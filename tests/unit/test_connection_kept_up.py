@@ -33,13 +33,6 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Callable[..., Any]:
     return lambda: [record.message for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def grant(session: Session) -> str:
-    """Answer a SUBSCRIBE; its filter."""
-    packet = await session.expect(mqtt5.SubscribePacket)
-    session.send(mqtt5.SubAckPacket(packet.packet_id, [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE]))
-    return packet.topic_filters[0].pattern
-
-
 def refuses(**connack: Any) -> mqtt5.ConnAckPacket:
     return mqtt5.ConnAckPacket(reason_code=mqtt5.ConnAckReasonCode.SERVER_BUSY, **connack)
 
@@ -52,9 +45,9 @@ async def test_a_link_subscribes_publishes_and_says_goodbye() -> None:
         async with Link(broker.options(), subscribe=["a/#", "b/#"], unsubscribe=["old/#"]) as link:
             assert link.connection is None
             session = await broker.welcome()
-            assert await grant(session) == "a/#"
+            assert await session.grant() == "a/#"
             assert link.connection is None
-            assert await grant(session) == "b/#"
+            assert await session.grant() == "b/#"
             await link.wait_connected(30)
             assert link.connection is not None
             packet = await session.expect(mqtt5.UnsubscribePacket)  # the old one only now: nothing falls in between
@@ -77,7 +70,7 @@ async def test_after_a_cut_it_connects_and_subscribes_again_and_repeats_no_publi
         Link(broker.options(), subscribe=["a/#"], on_reconnect=lambda: came_back.append(True)) as link,
     ):
         session = await broker.welcome()
-        await grant(session)
+        await session.grant()
         await link.wait_connected(30)
         first = link.connection
         publishing = asyncio.create_task(link.publish("t", b"once"))
@@ -88,7 +81,7 @@ async def test_after_a_cut_it_connects_and_subscribes_again_and_repeats_no_publi
         assert link.connection is None
         assert came_back == []
         session = await broker.welcome(session_present=True)
-        assert await grant(session) == "a/#"
+        assert await session.grant() == "a/#"
         await link.wait_connected(30)
         assert link.connection is not first
         assert came_back == [True]
@@ -228,7 +221,7 @@ async def test_a_refused_subscription_is_said_once_and_tried_again(warnings: Cal
             packet = await session.expect(mqtt5.SubscribePacket)
             session.send(mqtt5.SubAckPacket(packet.packet_id, [mqtt5.SubAckReasonCode.NOT_AUTHORIZED]))
         session = await broker.welcome()
-        await grant(session)
+        await session.grant()
         await link.wait_connected(30)
     (line,) = warnings()
     assert line.startswith("the broker refused the subscription to a/#: not authorized; ")
@@ -262,7 +255,7 @@ async def test_a_link_ends_at_once_whatever_it_is_doing(phase: str) -> None:
             if phase in ("subscribe", "connected"):
                 session.send(mqtt5.ConnAckPacket())
                 if phase == "connected":
-                    await grant(session)
+                    await session.grant()
                     await link.wait_connected()
                 else:
                     await session.expect(mqtt5.SubscribePacket)

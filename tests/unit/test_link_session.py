@@ -60,11 +60,6 @@ def link_to(broker: FakeBroker, story: Story, *, subscribe: str = "v1/#", **more
     )
 
 
-async def grant(session: Session) -> None:
-    packet = await session.expect(mqtt5.SubscribePacket)
-    session.send(mqtt5.SubAckPacket(packet.packet_id, [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE]))
-
-
 async def asked_to_leave(session: Session) -> mqtt5.UnsubscribePacket:
     return await session.expect(mqtt5.UnsubscribePacket)
 
@@ -83,7 +78,7 @@ async def test_a_refused_unsuback_is_tried_again_on_the_same_connection_and_the_
     async with FakeBroker() as broker:
         async with link_to(broker, story, unsubscribe=["old/#", "older/#"]) as link:
             session = await broker.welcome()
-            await grant(session)
+            await session.grant()
             session.send(left(await asked_to_leave(session), mqtt5.UnsubAckReasonCode.NOT_AUTHORIZED))
             session.send(left(await asked_to_leave(session)))
             await wait_until_async(lambda: story.left == ["older/#"])
@@ -94,7 +89,7 @@ async def test_a_refused_unsuback_is_tried_again_on_the_same_connection_and_the_
             await asked_to_leave(session)
             session.reset()
             session = await broker.welcome(session_present=True)
-            await grant(session)
+            await session.grant()
             session.send(left(await asked_to_leave(session)))
             await wait_until_async(lambda: story.left == ["older/#", "old/#"])
         assert len([line for line in warnings() if "did not unsubscribe old/#" in line]) == 1
@@ -104,7 +99,7 @@ async def test_an_unsubscribe_without_an_answer_costs_nobody_the_connection(warn
     story = Story()
     async with FakeBroker() as broker, link_to(broker, story, unsubscribe=["old/#"]) as link:
         session = await broker.welcome()
-        await grant(session)
+        await session.grant()
         await asked_to_leave(session)
         packet = await asked_to_leave(session)  # after the first was given up
         assert link.connection is not None
@@ -121,7 +116,7 @@ async def test_what_cannot_be_noted_down_is_left_all_the_same(caplog: pytest.Log
         options = broker.options()
         async with Link(options, subscribe=["v1/#"], unsubscribe=["old/#"], on_unsubscribed=fails) as link:
             session = await broker.welcome()
-            await grant(session)
+            await session.grant()
             session.send(left(await asked_to_leave(session)))
             await wait_until_async(lambda: "could not note down that old/# is unsubscribed" in caplog.text)
             assert link.connection is not None
@@ -134,14 +129,14 @@ async def test_a_session_that_the_broker_lost_is_counted_and_explained(warnings:
     story = Story()
     async with FakeBroker() as broker, link_to(broker, story):
         session = await broker.welcome()  # the first: nothing is missed
-        await grant(session)
+        await session.grant()
         session.reset()
         session = await broker.welcome(session_present=True)
-        await grant(session)
+        await session.grant()
         assert story.lost == 0
         session.reset()
         session = await broker.welcome()
-        await grant(session)
+        await session.grant()
         assert story.lost == 1
         (line,) = [line for line in warnings() if "has lost our session" in line]
         assert "'tester'" in line
@@ -152,7 +147,7 @@ async def test_a_session_that_the_broker_lost_is_counted_and_explained(warnings:
 async def test_a_session_of_an_earlier_process_is_missed_from_the_start(present: bool, lost: int) -> None:
     story = Story()
     async with FakeBroker() as broker, link_to(broker, story, known_to_broker=True):
-        await grant(await broker.welcome(session_present=present))
+        await broker.subscribed(session_present=present)
         assert story.lost == lost
 
 
@@ -160,9 +155,9 @@ async def test_who_keeps_no_session_misses_none() -> None:
     story = Story()
     async with FakeBroker() as broker, link_to(broker, story, session_expiry_seconds=0):
         session = await broker.welcome()
-        await grant(session)
+        await session.grant()
         session.reset()
-        await grant(await broker.welcome())
+        await broker.subscribed()
         assert story.lost == 0
 
 
@@ -183,7 +178,7 @@ async def test_less_than_was_asked_for_is_said_once(
     async with FakeBroker() as broker, link_to(broker, Story(), packet_bytes_wanted=5000) as link:
         for _ in range(3):
             session = await broker.welcome(session_present=True, **connack)
-            await grant(session)
+            await session.grant()
             await link.wait_connected(5)
             session.reset()
             await wait_until_async(lambda: link.connection is None)
@@ -202,7 +197,7 @@ async def test_less_than_was_asked_for_is_said_once(
 )
 async def test_what_is_enough_is_not_worth_a_word(connack: Any, warnings: Callable[..., Any]) -> None:
     async with FakeBroker() as broker, link_to(broker, Story(), packet_bytes_wanted=5000) as link:
-        await grant(await broker.welcome(**connack))
+        await broker.subscribed(**connack)
         await link.wait_connected(5)
         assert warnings() == []
 
@@ -227,7 +222,7 @@ async def test_what_cannot_work_is_refused_at_connect_and_tried_again(
         lines = warnings()
         assert len(lines) == 1
         assert lines[0].startswith(f"the broker at mqtt://127.0.0.1:{broker.port} cannot serve us: {said}")
-        await grant(await broker.welcome())
+        await broker.subscribed()
         await link.wait_connected(5)
 
 
@@ -245,7 +240,7 @@ async def test_a_keepalive_of_hours_does_not_make_us_slow_to_notice() -> None:
         options = broker.options(keepalive_seconds=1)
         async with Link(options, subscribe=["v1/#"]) as link:
             session = await broker.welcome(server_keep_alive=7200)
-            await grant(session)
+            await session.grant()
             await link.wait_connected(5)
             await session.expect(mqtt5.PingReqPacket)
 
@@ -254,7 +249,7 @@ async def test_a_link_that_ends_while_it_unsubscribes_leaves_nothing_behind() ->
     async with FakeBroker() as broker:
         async with link_to(broker, Story(), unsubscribe=["old/#"]):
             session = await broker.welcome()
-            await grant(session)
+            await session.grant()
             await asked_to_leave(session)
         assert [type(packet) for packet in await session.until_closed()] == [mqtt5.DisconnectPacket]
         await asyncio.sleep(0)
