@@ -8,8 +8,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,10 @@ from mqtt5 import PublishPacket
 
 from config.errors import SettingsError
 from config.settings import load_settings
-from embedded.account import account_for, write_for
-from embedded.mosquitto import MosquittoServer
-from embedded.ports import LOOPBACK, free_ports
 from mqtt.errors import LinkLost
 from mqtt.link import Connection, Link, LinkOptions
 from tests.fake_broker import anyio_backend, nothing_left_behind  # noqa: F401 - fixtures
+from tests.guarded_broker import PASSWORDS, TLS, GuardedBroker
 from tests.waiting import wait_until_async
 
 pytestmark = [
@@ -34,34 +31,7 @@ pytestmark = [
 PASSWORD = "it's a secret"
 
 
-class GuardedBroker(MosquittoServer):
-    """The embedded broker with more lines in its configuration, and files beside it."""
-
-    def __init__(self, folder: Path, lines: str, files: dict[str, str]) -> None:
-        super().__init__(folder)
-        self.tls_port = free_ports(1)[0]
-        self._lines = lines
-        self._files = files
-
-    def _configuration(self) -> str:
-        for name, text in self._files.items():
-            write_for(account_for(self.data), self.data / name, text)
-        more = self._lines.format(tls_port=self.tls_port, loopback=LOOPBACK)
-        return super()._configuration().replace("allow_anonymous true\n", more, 1)
-
-
-TLS = """
-allow_anonymous true
-listener {tls_port} {loopback}
-cafile ca.pem
-certfile server.pem
-keyfile server.key
-"""
 CLIENT_CERTIFICATE = "require_certificate true\n"
-PASSWORDS = """
-allow_anonymous false
-password_file passwords
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -97,20 +67,6 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def guarded(tmp_path: Path) -> Iterator[Callable[..., GuardedBroker]]:
-    """`guarded(lines, file=text)`: a started broker with these lines in its configuration."""
-    with ExitStack() as stack:
-
-        def start(lines: str, files: dict[str, str]) -> GuardedBroker:
-            broker = GuardedBroker(tmp_path / "guarded", lines, files)
-            broker.start()
-            stack.callback(broker.stop)
-            return broker
-
-        yield start
-
-
-@pytest.fixture
 def tls_broker(guarded: Callable[..., GuardedBroker], certificates: Path) -> Callable[..., GuardedBroker]:
     """`tls_broker(more_lines, server="server")`: one with a TLS listener, and a plain one."""
 
@@ -120,7 +76,7 @@ def tls_broker(guarded: Callable[..., GuardedBroker], certificates: Path) -> Cal
             "server.pem": (certificates / f"{server}.pem").read_text(),
             "server.key": (certificates / f"{server}.key").read_text(),
         }
-        return guarded(TLS + more, files)
+        return guarded(f"{TLS}cafile ca.pem\n{more}", files)
 
     return start
 

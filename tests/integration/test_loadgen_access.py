@@ -5,49 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from embedded.account import account_for, write_for
-from embedded.mosquitto import MosquittoServer
-from embedded.ports import LOOPBACK, free_ports
 from loadgen import run as run_module
+from tests.guarded_broker import PASSWORDS, TLS, GuardedBroker
 from wattline.cli import main
-
-TLS = "allow_anonymous true\nlistener {port} {host}\ncertfile server.pem\nkeyfile server.key\n"
-PASSWORDS = "allow_anonymous false\npassword_file passwords\n"
-
-
-class GuardedBroker(MosquittoServer):
-    """The embedded broker with other access rules, and files beside its configuration."""
-
-    def __init__(self, folder: Path, rules: str, files: dict[str, str]) -> None:
-        super().__init__(folder)
-        self.tls_port = free_ports(1)[0]
-        self._rules = rules.format(port=self.tls_port, host=LOOPBACK)
-        self._files = files
-
-    def _configuration(self) -> str:
-        for name, text in self._files.items():
-            write_for(account_for(self.data), self.data / name, text)
-        return super()._configuration().replace("allow_anonymous true\n", self._rules, 1)
-
-
-@pytest.fixture
-def guarded(tmp_path: Path) -> Iterator[Callable[[str, dict[str, str]], GuardedBroker]]:
-    """`guarded(rules, files)`: a started broker."""
-    with ExitStack() as stack:
-
-        def start(rules: str, files: dict[str, str]) -> GuardedBroker:
-            broker = GuardedBroker(tmp_path / "guarded", rules, files)
-            broker.start()
-            stack.callback(broker.stop)
-            return broker
-
-        yield start
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command to make a certificate")
