@@ -18,10 +18,10 @@ from analytics_api.http.envelope import EnvelopedApp
 from analytics_api.http.listening import listen, url_of
 from analytics_api.live.stream import LISTENERS_MAX
 from config.logging import configure_logging
+from config.open_files import raise_limit
 from config.reread import Rereading
 from config.settings import Settings
 from mqtt.options import LinkOptions
-from serving.open_files import raise_limit
 from serving.room import Room
 from serving.server import BoundedServer, bounded_config, connections_max, note_requests
 

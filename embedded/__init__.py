@@ -1,0 +1,1 @@
+"""PostgreSQL, Mosquitto and wattline's own commands as child processes: `wattline up`."""

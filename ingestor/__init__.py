@@ -1,0 +1,1 @@
+"""From MQTT into PostgreSQL: source → decode → batch → sink. It owns the schema."""

@@ -8,9 +8,9 @@ from functools import partial
 
 from config.event_loop import loop_factory
 from config.logging import configure_logging
+from config.open_files import raise_limit
 from config.reread import Rereading
 from config.settings import Settings, load_settings
-from serving.open_files import raise_limit
 
 OK, FAILED = 0, 1
 

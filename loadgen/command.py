@@ -15,11 +15,11 @@ from random import Random
 from config.errors import UsageError, WattlineError
 from config.event_loop import loop_factory
 from config.logging import configure_logging, tell
+from config.open_files import raise_limit
 from config.output import say
 from config.settings import Settings, load_settings
 from loadgen import log
 from loadgen.committed import Committed
-from loadgen.descriptors import make_room
 from loadgen.evidence import Evidence
 from loadgen.fleet import id_prefix, make_fleet, points_of
 from loadgen.messages import LATE_SECONDS, Faults
@@ -28,7 +28,7 @@ from loadgen.progress import Progress
 from loadgen.report import Report
 from loadgen.run import Run, run_fleet
 from loadgen.schedule import ClosedLoop, OpenLoop, Pace, Schedule
-from loadgen.source import BACKFILL_SECONDS
+from loadgen.script import BACKFILL_SECONDS
 from loadgen.stored import Tables
 from loadgen.verify import check_nothing_there, check_tables, verify
 from mqtt.errors import LinkError
@@ -38,6 +38,8 @@ __all__ = ["configure", "run"]
 
 OK, FAILED = 0, 1
 
+# Log, terminal, event loop, database: the files that a run has open besides its connections.
+OTHER_FILES = 64
 # Evidence is kept in memory: this is about 2 GB.
 VERIFIED_READINGS_MAX = 50_000_000
 
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the fleet, report, verify. Raises WattlineError."""
     settings = load_settings(beside_up=True, data_dir=args.data_dir, publishes=True)
     pace = pace_of(args)
-    problem = _problem(args, pace, settings) or make_room(min(args.connections, pace.points))
+    problem = _problem(args, pace, settings) or _no_room(min(args.connections, pace.points))
     if problem is not None:
         raise UsageError(problem)
     configure_logging(settings.log_level, settings.log_format)
@@ -195,6 +197,19 @@ def _problem(args: argparse.Namespace, pace: Pace, settings: Settings) -> str | 
             "shorten --duration or lengthen --interval"
         )
     return None
+
+
+def _no_room(connections: int) -> str | None:
+    """What to change where this process may not open so many connections; else None."""
+    needed = connections + OTHER_FILES
+    limit = raise_limit(needed)
+    if limit >= needed:
+        return None
+    return (
+        f"--connections {connections} needs {needed:,} open files and the limit is {limit:,}: raise it "
+        f"(`ulimit -n {needed}` as root, or LimitNOFILE= / nofile in limits.conf), or take at most "
+        f"{max(1, limit - OTHER_FILES)} connections"
+    )
 
 
 def _say(text: str) -> None:

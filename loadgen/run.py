@@ -1,6 +1,6 @@
 """One run of the fleet, from the first connection to the last acknowledgement: connect, publish by its pace, drain.
 
-The only wiring of pace, source, lanes and progress. It never verifies and never prints a result; what happened is
+The only wiring of pace, script, lanes and progress. It never verifies and never prints a result; what happened is
 in `Counts` (and in `Evidence`, where one is asked for) however the run ended.
 """
 
@@ -27,7 +27,7 @@ from loadgen.messages import Faults, MessageMaker
 from loadgen.progress import Progress
 from loadgen.publisher import Lane, Traffic, under_way_per_lane, waiting_per_lane
 from loadgen.schedule import ClosedLoop, OpenLoop, Pace, Schedule
-from loadgen.source import Backfill, FleetSource, RateSource, Source
+from loadgen.script import BackfillScript, FleetScript, RateScript, Script
 from loadgen.templates import Templates
 from mqtt.errors import LinkError
 
@@ -43,7 +43,7 @@ DRAIN_SECONDS_ENDLESS = 2.0
 AWAY_SECONDS_MAX = 10.0
 # After the last acknowledgement, for samples that are not in the tables yet.
 SETTLE_SECONDS = 10.0
-# Turns made at a time before the loop may read answers; the pause makes batches of them at high rates.
+# Script made at a time before the loop may read answers; the pause makes batches of them at high rates.
 BATCH_MAX = 500
 TICK_SECONDS = 0.001
 LOOK_SECONDS = 0.01
@@ -73,15 +73,15 @@ class Run:
         """Whether it ends by itself."""
         return self.schedule.turns is not None or self.schedule.duration_seconds is not None
 
-    def source(self) -> Source:
-        """What its turns make."""
+    def script(self) -> Script:
+        """What its turns publish."""
         maker = MessageMaker(self.faults, self.counts, self.evidence, self.rng, self.committed)
         if isinstance(self.schedule, Schedule):
-            return FleetSource(self.points, self.schedule.interval_seconds, self.rng, maker)
+            return FleetScript(self.points, self.schedule.interval_seconds, self.rng, maker)
         templates = Templates(self.points, self.rng)
         if self.past_from_us is not None:
-            return Backfill(templates, self.past_from_us, maker)
-        return RateSource(templates, maker)
+            return BackfillScript(templates, self.past_from_us, maker)
+        return RateScript(templates, maker)
 
 
 async def run_fleet(run: Run, settings: Settings) -> None:
@@ -163,7 +163,7 @@ class Producer:
     def __init__(self, run: Run, lanes: Sequence[Lane], traffic: Traffic, started: float) -> None:
         self._pace = run.schedule
         self._counts = run.counts
-        self._source = run.source()
+        self._script = run.script()
         self._lanes = lanes
         self._traffic = traffic
         self._started = started
@@ -189,7 +189,7 @@ class Producer:
                 await asyncio.sleep(0 if ahead <= 0 else max(ahead, TICK_SECONDS))
 
     def overdue(self) -> int:
-        """Turns of a rate that should have been sent by now."""
+        """Script of a rate that should have been sent by now."""
         if not isinstance(self._pace, OpenLoop):
             return 0
         turns = int((time.monotonic() - self._started) * self._pace.per_second)
@@ -197,7 +197,7 @@ class Producer:
 
     def _batch(self, elapsed: float, end: int) -> bool:
         """The turns that are due, up to `end`; False when a lane took no more. A hot path: 2.5 µs a reading."""
-        pace, lanes, source, started = self._pace, self._lanes, self._source, self._started
+        pace, lanes, script, started = self._pace, self._lanes, self._script, self._started
         closed, count = isinstance(pace, ClosedLoop), len(lanes)
         touched: dict[int, Lane] = {}
         turn, room = self._turn, True
@@ -216,7 +216,7 @@ class Producer:
                 if lane.full:
                     room = False
                     break
-            for message in source.messages(turn, started + due):
+            for message in script.messages(turn, started + due):
                 lane.put(message)
             touched[number] = lane
             turn += 1

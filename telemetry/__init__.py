@@ -1,0 +1,1 @@
+"""The contract: kinds of readings, each declared once, their rules and topics."""

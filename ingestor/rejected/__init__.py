@@ -1,0 +1,1 @@
+"""Refused messages: the quarantine, its bounds, and its commands."""

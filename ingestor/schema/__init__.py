@@ -1,0 +1,1 @@
+"""The tables: migrations, daily partitions, and the rights of the API's role."""

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from analytics_api.live.stream import listeners_max
-from serving.open_files import raise_limit
+from config.open_files import raise_limit
 from serving.server import connections_max
 from tests.api_client import api_client
 from tests.api_process import prepare
@@ -129,3 +129,11 @@ def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
         assert raise_limit(250) == 300
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_fleet_that_needs_more_is_told_before_anything_is_published(tmp_path: Path) -> None:
+    options = ("--meters", "900", "--vehicles", "0", "--connections", "900")
+    process = WattlineProcess("loadgen", *options, folder=tmp_path, open_files=FILES, MQTT_URL="mqtt://127.0.0.1:1")
+    process.start()
+    assert process.wait() == 2
+    assert f"--connections 900 needs 964 open files and the limit is {FILES}: raise it" in process.output()

@@ -1,6 +1,7 @@
 """How many files this process may have open; each connection is one, and the usual limit of 1,024 is soon reached.
 
-The soft limit is ours to raise up to the hard one. A server counts on what is there, and keeps some for itself.
+The soft limit is ours to raise up to the hard one. A server counts on what is there, and keeps some for itself; beyond
+that only a person can raise it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a turn makes: the messages of one reading, or of the two at a charger. No I/O here.
+"""What each turn publishes: the messages of one reading, or of the two at a charger. No I/O here.
 
-Three sources for three questions: the simulated fleet, templates at any rate, templates about the past.
+Three scripts for three questions: the simulated fleet, templates at any rate, templates about the past.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from loadgen.templates import Templates
 BACKFILL_SECONDS: Final = 60
 
 
-class Source(Protocol):
+class Script(Protocol):
     """Makes the messages of turns, which come in their order."""
 
     def messages(self, turn: int, due: float) -> list[Message]: ...
 
 
-class FleetSource:
+class FleetScript:
     """A turn is a point's: its devices read the time since their last readings."""
 
     def __init__(
@@ -47,7 +47,7 @@ class FleetSource:
         return made
 
 
-class RateSource:
+class RateScript:
     """A turn is a device's; no two of the run have the same timestamp, however fast they come."""
 
     def __init__(self, templates: Templates, maker: MessageMaker) -> None:
@@ -62,7 +62,7 @@ class RateSource:
         return self._maker.messages(self._templates.read(turn, ts_us), due)
 
 
-class Backfill:
+class BackfillScript:
     """A turn is a device's; each round is a minute later than the one before, the first one is the oldest."""
 
     def __init__(self, templates: Templates, from_us: int, maker: MessageMaker) -> None:
