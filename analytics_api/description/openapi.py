@@ -1,14 +1,13 @@
-"""`GET /openapi.json`: the API described by itself, in OpenAPI 3.1, from `operations`. Built once, at start."""
+"""`GET /openapi.json`: the API described by itself, in OpenAPI 3.1, from `operations`. Built when first asked for."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from functools import partial
+from functools import cache
 from http import HTTPStatus
 from importlib.metadata import version
 
-from openapi_pydantic import OpenAPI
-from openapi_pydantic.util import PydanticSchema, construct_open_api_with_schema_class
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -43,17 +42,22 @@ _ERROR_HEADERS: Mapping[int, Mapping[str, object]] = {
 
 
 def routes() -> list[BaseRoute]:
-    """The route of this module; builds the description."""
-    return [Route("/openapi.json", partial(description, document()))]
+    """The route of this module."""
+    return [Route("/openapi.json", description)]
 
 
-async def description(content: bytes, _: Request) -> Response:
-    """The description, as built at start."""
-    return Response(content, media_type=JSON, headers={"Cache-Control": "no-cache"})
+async def description(_: Request) -> Response:
+    """The description; whoever asks first waits for it, and nobody else does."""
+    return Response(await asyncio.to_thread(document), media_type=JSON, headers={"Cache-Control": "no-cache"})
 
 
+@cache
 def document() -> bytes:
     """The description as JSON."""
+    # Half of the time that the API needs to start, and most processes are never asked.
+    from openapi_pydantic import OpenAPI  # noqa: PLC0415
+    from openapi_pydantic.util import construct_open_api_with_schema_class  # noqa: PLC0415
+
     paths: dict[str, dict[str, object]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
@@ -134,4 +138,6 @@ def _content(answers: Mapping[str, Body]) -> dict[str, object]:
 def _media(body: Body) -> dict[str, object]:
     if isinstance(body, str):
         return {"schema": {"description": body}}
+    from openapi_pydantic.util import PydanticSchema  # noqa: PLC0415 - see document()
+
     return {"schema": PydanticSchema(schema_class=body)}

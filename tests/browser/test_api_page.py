@@ -12,7 +12,7 @@ from tests.browser.conftest import Visit
 from tests.processes import WattlineProcess
 
 PATIENCE_MS = 20_000
-METHODS = {"get", "put", "post"}
+METHODS = {"get", "put", "post", "delete"}
 
 
 def test_swagger_ui_lists_every_operation_and_tries_one(api: WattlineProcess, url: str, visit: Visit) -> None:
