@@ -274,7 +274,7 @@ class Sink:
             except BaseException:
                 await connection.close()
                 raise
-            self._backend = _Backend(connection.info.backend_pid, row[0]) if row else None
+            self._backend = _Backend(connection.backend_pid, row[0]) if row else None
             self._connection = connection
         return self._connection
 

@@ -5,12 +5,12 @@ What it says goes to the log, never to a client.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 import psycopg
 
 from analytics_api.http.errors import UnavailableError
+from config.seldom import Seldom
 
 COMPLAINT_SECONDS = 10.0  # between two log lines about queries that fail
 
@@ -26,13 +26,11 @@ class Complaints:
     """Queries that fail, in the log: one line in COMPLAINT_SECONDS."""
 
     def __init__(self) -> None:
-        self._quiet_until = 0.0
+        self._said = Seldom(COMPLAINT_SECONDS)
 
     def refused(self, error: psycopg.Error) -> UnavailableError:
         """PostgreSQL is there and says no: for the log what it says, for the client what it means."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._quiet_until:
-            self._quiet_until = now + COMPLAINT_SECONDS
+        if self._said.due("a query failed"):
             logger.error("a query failed with %s: %s", error.sqlstate, line_of(error))
         if isinstance(error, psycopg.errors.QueryCanceled):
             return UnavailableError(BUSY)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from ingestor.batch import Batch
+from ingestor.schema.migrate import migrate
+from ingestor.sink import FlushTimeoutError, Sink
 from postgres.connecting import Session, connect
 from postgres.fitness import UnfitError
+from postgres.session import Limits
 from tests.backends import Broker
 from tests.devices import Device, meter_reading
 from tests.faults.counting import assert_books_balance, assert_stored_once
@@ -77,6 +83,34 @@ def test_a_session_that_is_handed_on_as_it_was_left(database_url: str, tmp_path:
 
     with pgbouncer(tmp_path / "pooler", database_url, "session", "server_reset_query =") as url:
         assert asyncio.run(story(url)) == ("postgres", "0", "public")
+
+
+def test_a_backend_that_was_given_up_is_ended_through_the_pooler(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number is the server's own: the pooler tells clients another one."""
+    monkeypatch.setattr("ingestor.sink.LIMITS", Limits(lock_ms=120_000))  # it does not end by itself
+    batch = Batch(rows={"meter": [("M-1", int(time.time()) * 1_000_000, 1.0, 230.0)], "vehicle": []})
+    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    async def story(url: str, locker: psycopg.Connection[Any]) -> None:
+        sink = Sink(url, timeout_seconds=5.0)
+        with pytest.raises(FlushTimeoutError):
+            await sink.store(batch)
+        ((given_up,),) = locker.execute(waiting).fetchall()
+        with pytest.raises(FlushTimeoutError):
+            await sink.store(batch)
+        wait_until(lambda: (given_up,) not in locker.execute(waiting).fetchall(), what="the end of the former backend")
+        await sink.close()
+
+    async def prepare() -> None:
+        async with await connect(database_url, autocommit=True) as session:
+            await migrate(session)
+
+    asyncio.run(prepare())
+    with pgbouncer(tmp_path / "pooler", database_url, "session") as url, psycopg.connect(database_url) as locker:
+        locker.execute("LOCK TABLE meter_status IN ACCESS EXCLUSIVE MODE")
+        asyncio.run(story(url, locker))
 
 
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
