@@ -174,11 +174,11 @@ async def _sum(connection: AsyncConnection[TupleRow], kind: str, hour: datetime,
     bounds: dict[str, object] = {"hour": hour, "end": hour + HOUR}
     if None in devices:
         await connection.execute(statements.forget, bounds)
-        await connection.execute(statements.sum_hour, bounds)
+        await connection.execute(statements.sum_hour, bounds, prepare=False)
     else:
         some = bounds | {"devices": sorted(filter(None, devices))}
         await connection.execute(statements.forget_devices, some)
-        await connection.execute(statements.sum_devices, some)
+        await connection.execute(statements.sum_devices, some, prepare=False)
 
 
 def _late(kind: str, rows: Sequence[Row], running: int) -> Iterator[Invalidation]:

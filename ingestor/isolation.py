@@ -258,15 +258,21 @@ class _Merging:
             stored_now = {(device, (ts - EPOCH) // MICROSECOND) for device, ts in await cursor.fetchall()}
             new = [row for row in rows if row[:2] in stored_now]
             others = [row for row in rows if row[:2] not in stored_now]
-            cursor = await connection.execute(table.stored, wire.columns(others)[:2])
-            found = [numbers for (numbers,) in await cursor.fetchall()]
-            known = [
-                (row, None if numbers is None else (*row[:2], *numbers))
-                for row, numbers in zip(others, found, strict=True)
-            ]
+            known = list(zip(others, await self._stored(others), strict=True))
             if new:
                 await _update_status(connection, table, new)
         return new, known
+
+    async def _stored(self, rows: Sequence[Row]) -> list[Row | None]:
+        """What is stored under the key of each row; None where nothing is."""
+        devices, times = wire.columns(rows)[:2]
+        us = [row[1] for row in rows]
+        bounds = {"first": EPOCH + min(us) * MICROSECOND, "last": EPOCH + max(us) * MICROSECOND}
+        query = self._table.stored
+        asked = {"devices": devices, "times": times, **bounds}
+        cursor = await self._connection.execute(query, asked, prepare=False)
+        found = [numbers for (numbers,) in await cursor.fetchall()]
+        return [None if numbers is None else (*row[:2], *numbers) for row, numbers in zip(rows, found, strict=True)]
 
     async def _is_everybodys(self, rows: Sequence[Row], error: Exception) -> bool:
         """Whether no row gets in, as far as some devices chosen at random can tell; each is tried and taken back.

@@ -23,12 +23,13 @@ MERGE: LiteralString = """
     RETURNING {id}, ts"""
 
 # What is stored of those that were not new, in their order; null where nothing is. A subquery of its own: each is one
-# look into one index.
+# look into one index. All of them lie from `first` to `last`: without constants every partition would be locked.
 STORED: LiteralString = """
     SELECT (
-        SELECT ARRAY[{as_floats}] FROM {history} AS stored WHERE stored.{id} = reading.id AND stored.ts = reading.ts
+        SELECT ARRAY[{as_floats}] FROM {history} AS stored
+        WHERE stored.{id} = reading.id AND stored.ts = reading.ts AND stored.ts BETWEEN %(first)s AND %(last)s
     )
-    FROM unnest(%b::text[], %b::timestamptz[]) WITH ORDINALITY AS reading (id, ts, place)
+    FROM unnest(%(devices)b::text[], %(times)b::timestamptz[]) WITH ORDINALITY AS reading (id, ts, place)
     ORDER BY reading.place"""
 
 # Whether the tables themselves are free, and not only some of their rows.

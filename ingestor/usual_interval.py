@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import LiteralString, Self
 
 from psycopg import AsyncConnection
@@ -25,7 +25,7 @@ APART = timedelta(hours=3)
 READINGS_EACH = 6
 # With fewer readings than this nothing is known.
 READINGS_MIN = 4
-# What is older says nothing about today; it also bounds the partitions that are looked into.
+# What is older says nothing about today; it also bounds the partitions that are looked into, and locked.
 OLDEST = timedelta(days=8)
 # No rhythm is more exact than that, and a value that stays the same is not written again.
 SIGNIFICANT_DIGITS = 3
@@ -49,7 +49,7 @@ GAPS: LiteralString = """
         SELECT ts, extract(epoch FROM ts - lead(ts) OVER (ORDER BY ts DESC))::float8 AS gap
         FROM (
             SELECT ts FROM {history}
-            WHERE {id} = device.id AND ts > now() - %(oldest)s AND ts <= device.last_reading - step * %(apart)s
+            WHERE {id} = device.id AND ts > %(oldest)s AND ts <= device.last_reading - step * %(apart)s
             ORDER BY ts DESC LIMIT %(readings_each)s
         ) AS latest
     ) AS reading
@@ -101,13 +101,13 @@ async def learn(connection: AsyncConnection[TupleRow], kind: Kind, *, lately: ti
             "devices": devices,
             "moments": MOMENTS,
             "apart": APART,
-            "oldest": OLDEST,
+            "oldest": datetime.now(UTC) - OLDEST,
             "readings_each": READINGS_EACH,
             "readings_min": READINGS_MIN,
         }
         learned = {
             device_id: None if seconds is None else significant(seconds)
-            for device_id, seconds in await (await connection.execute(run.gaps, asked)).fetchall()
+            for device_id, seconds in await (await connection.execute(run.gaps, asked, prepare=False)).fetchall()
         }
         changes = {"devices": list(learned), "seconds": list(learned.values())}
         written += (await connection.execute(run.write, changes)).rowcount

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import LiteralString, Self
 
 from psycopg import AsyncConnection
@@ -51,16 +51,25 @@ MOVE: LiteralString = """
     )
     SELECT count(*), coalesce({kwh}, 0), (SELECT count(*) FROM invalid) FROM gone"""
 
-# What is left becomes the newest reading, where the newest one is gone. Nothing else of the status changes: it was
-# last updated when a reading was stored.
+# Whether the newest reading is gone.
+IS_NEWEST: LiteralString = """
+    SELECT FROM {status} WHERE {id} = %(device_id)s AND last_reading >= %(start)s AND last_reading < %(end)s"""
+PREVIOUS: LiteralString = """
+    SELECT ts FROM {history} WHERE {id} = %(device_id)s AND ts >= %(since)s AND ts < %(start)s
+    ORDER BY ts DESC LIMIT 1"""
+# The one before it becomes the newest reading. Nothing else of the status changes: it was last updated when a reading
+# was stored.
 STEP_BACK: LiteralString = """
     UPDATE {status} AS status SET last_reading = excluded.ts, {newer_measures}
     FROM (
-        SELECT ts, {measures} FROM {history} WHERE {id} = %(device_id)s AND ts < %(start)s ORDER BY ts DESC LIMIT 1
+        SELECT ts, {measures} FROM {history} WHERE {id} = %(device_id)s AND ts = %(previous)s
     ) AS excluded
-    WHERE status.{id} = %(device_id)s AND status.last_reading >= %(start)s AND status.last_reading < %(end)s"""
-NOTHING_LEFT: LiteralString = """
-    DELETE FROM {status} WHERE {id} = %(device_id)s AND last_reading >= %(start)s AND last_reading < %(end)s"""
+    WHERE status.{id} = %(device_id)s"""
+NOTHING_LEFT: LiteralString = "DELETE FROM {status} WHERE {id} = %(device_id)s"
+
+# How far the reading before is looked for; farther where it is not found. A look locks the partitions of its time.
+LOOK_BACK = (timedelta(days=8), timedelta(days=100), timedelta(days=36_500))
+EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 # What is past its retention; that they were annulled stays known.
 DELETE_EXPIRED = "DELETE FROM annulled_readings WHERE ts < %s"
@@ -74,13 +83,16 @@ class Statements:
     has_any: bytes
     open: bytes
     move: bytes
+    is_newest: bytes
+    previous: bytes
     step_back: bytes
     nothing_left: bytes
 
     @classmethod
     def of(cls, kind: Kind) -> Self:
         """Rendered once, when the program starts."""
-        return cls(*(kind.sql(template) for template in (TOO_MANY, HAS_ANY, OPEN, MOVE, STEP_BACK, NOTHING_LEFT)))
+        templates = (TOO_MANY, HAS_ANY, OPEN, MOVE, IS_NEWEST, PREVIOUS, STEP_BACK, NOTHING_LEFT)
+        return cls(*(kind.sql(template) for template in templates))
 
 
 STATEMENTS: Mapping[str, Statements] = {kind.name: Statements.of(kind) for kind in KINDS}
@@ -99,7 +111,11 @@ async def kind_of(connection: AsyncConnection[TupleRow], device_id: str, start: 
     Raises NothingThereError where there is none, LedgerError where devices of several kinds have that id.
     """
     place = {"device_id": device_id, "start": start, "end": end}
-    found = [kind for kind in KINDS if (await connection.execute(STATEMENTS[kind.name].has_any, place)).rowcount]
+    found = [
+        kind
+        for kind in KINDS
+        if (await connection.execute(STATEMENTS[kind.name].has_any, place, prepare=False)).rowcount
+    ]
     if not found:
         raise NothingThereError(f"no device {device_id} has a reading in this stretch")
     if len(found) > 1:
@@ -116,7 +132,10 @@ async def annul(connection: AsyncConnection[TupleRow], stretch: Stretch, *, reas
     run = STATEMENTS[stretch.kind.name]
     place: dict[str, object] = {"device_id": stretch.device_id, "start": stretch.start, "end": stretch.end}
     await lock_in_transaction(connection, AdvisoryLock.ANNULMENTS, LOCK_TIMEOUT_MS)
-    if await (await connection.execute(run.too_many, place | {"most": READINGS_MAX})).fetchone() is not None:
+    if (
+        await (await connection.execute(run.too_many, place | {"most": READINGS_MAX}, prepare=False)).fetchone()
+        is not None
+    ):
         raise LedgerError(f"there are more than {READINGS_MAX:,} readings in this stretch; annul it in parts")
     opened = {
         "kind": stretch.kind.name,
@@ -128,9 +147,8 @@ async def annul(connection: AsyncConnection[TupleRow], stretch: Stretch, *, reas
     readings, kwh, hours = await _row(connection, run.move, place | {"annulment_id": annulment_id})
     if not readings:
         raise NothingThereError(f"{stretch.kind.name} {stretch.device_id} has no reading in this stretch")
-    changed = (await connection.execute(run.step_back, place)).rowcount
-    changed = changed or (await connection.execute(run.nothing_left, place)).rowcount
-    return Annulled(readings, kwh, hours, bool(changed), annulment_id)
+    changed = await _step_back(connection, stretch, place)
+    return Annulled(readings, kwh, hours, changed, annulment_id)
 
 
 async def delete_expired_readings(connection: AsyncConnection[TupleRow], before: datetime) -> int:
@@ -138,8 +156,36 @@ async def delete_expired_readings(connection: AsyncConnection[TupleRow], before:
     return (await connection.execute(DELETE_EXPIRED, [before])).rowcount
 
 
+async def _step_back(connection: AsyncConnection[TupleRow], stretch: Stretch, place: Mapping[str, object]) -> bool:
+    """Whether the status is another one now, or none."""
+    run = STATEMENTS[stretch.kind.name]
+    if not (await connection.execute(run.is_newest, place)).rowcount:
+        return False
+    previous = await _previous(connection, stretch)
+    if previous is None:
+        await connection.execute(run.nothing_left, place)
+    else:
+        await connection.execute(run.step_back, {**place, "previous": previous}, prepare=False)
+    return True
+
+
+async def _previous(connection: AsyncConnection[TupleRow], stretch: Stretch) -> datetime | None:
+    """When the last reading before the stretch was."""
+    query, start = STATEMENTS[stretch.kind.name].previous, stretch.start
+    for far in LOOK_BACK:
+        since = max(start, EARLIEST + far) - far
+        # Taken back, so that its locks are not kept.
+        async with connection.transaction(force_rollback=True):
+            asked = {"device_id": stretch.device_id, "start": start, "since": since}
+            row = await (await connection.execute(query, asked, prepare=False)).fetchone()
+        if row is not None:
+            previous: datetime = row[0]
+            return previous
+    return None
+
+
 async def _row(connection: AsyncConnection[TupleRow], query: bytes, parameters: Mapping[str, object]) -> TupleRow:
-    row = await (await connection.execute(query, parameters)).fetchone()
+    row = await (await connection.execute(query, parameters, prepare=False)).fetchone()
     if row is None:
         raise LookupError("a statement that always answers with a row did not")
     return row

@@ -19,7 +19,7 @@ from ledger.stretch import LOCK_TIMEOUT_MS, Change, LedgerError, NothingThereErr
 from postgres.locks import AdvisoryLock, lock_in_transaction
 from telemetry.kinds import BY_NAME, KINDS, Kind
 
-FIND = "SELECT kind, device_id, measures FROM annulments WHERE id = %s"
+FIND = "SELECT kind, device_id, measures, from_ts, to_ts FROM annulments WHERE id = %s"
 LEFT = "SELECT count(*) FROM annulled_readings WHERE annulment_id = %s"
 
 # The columns are those that the numbers were taken from: a measure that was declared since then gets its default.
@@ -41,17 +41,19 @@ MOVE_BACK = SQL("""
 COUNT: LiteralString = """
     UPDATE annulments SET restored = restored + %s, restored_at = now(), restored_by = %s WHERE id = %s"""
 
-# The newest reading becomes the status, where it is newer than that.
+# The newest of the readings that came back becomes the status, where it is newer than that. Their stretch is what is
+# looked into, and locked.
 STEP_FORWARD: LiteralString = """
     UPDATE {status} AS status SET last_reading = excluded.ts, {newer_measures}
     FROM (
         SELECT ts, {measures} FROM {history}
-        WHERE {id} = %(device_id)s AND ts >= (SELECT last_reading FROM {status} WHERE {id} = %(device_id)s)
+        WHERE {id} = %(device_id)s AND ts >= %(start)s AND ts < %(end)s
         ORDER BY ts DESC LIMIT 1
     ) AS excluded
     WHERE status.{id} = %(device_id)s AND excluded.ts > status.last_reading"""
 
-# Where an annulment took the status away, it is made again as it was, unless the device was forgotten since.
+# Where an annulment took the status away, it is made again as it was, unless the device was forgotten since. There was
+# no reading left then, so the newest one is of those that came back.
 MAKE_AGAIN: LiteralString = """
     INSERT INTO {status} ({id}, last_reading, {measures}, last_updated, usual_interval_seconds)
     SELECT %(device_id)s, newest.ts, {measures}, was.last_updated, was.usual_interval_seconds
@@ -66,7 +68,9 @@ MAKE_AGAIN: LiteralString = """
         ORDER BY id DESC LIMIT 1
     ) AS was
     CROSS JOIN (
-        SELECT ts, {measures} FROM {history} WHERE {id} = %(device_id)s ORDER BY ts DESC LIMIT 1
+        SELECT ts, {measures} FROM {history}
+        WHERE {id} = %(device_id)s AND ts >= %(start)s AND ts < %(end)s
+        ORDER BY ts DESC LIMIT 1
     ) AS newest
     ON CONFLICT ({id}) DO NOTHING"""
 
@@ -107,7 +111,8 @@ async def restore(connection: AsyncConnection[TupleRow], annulment_id: int, *, w
     found = await (await connection.execute(FIND, [annulment_id])).fetchone()
     if found is None:
         raise NothingThereError(f"there is no annulment {annulment_id}")
-    kind, device_id, measures = BY_NAME[found[0]], found[1], found[2]
+    kind_name, device_id, measures, start, end = found
+    kind = BY_NAME[kind_name]
     try:
         row = await (await connection.execute(_move_back(kind, measures, annulment_id))).fetchone()
     except psycopg.errors.CheckViolation as error:  # no partition takes it
@@ -120,8 +125,9 @@ async def restore(connection: AsyncConnection[TupleRow], annulment_id: int, *, w
     if readings:
         await connection.execute(COUNT, [readings, who, annulment_id])
         run = STATEMENTS[kind.name]
-        changed = (await connection.execute(run.step_forward, {"device_id": device_id})).rowcount
-        changed = changed or (await connection.execute(run.make_again, {"device_id": device_id})).rowcount
+        place = {"device_id": device_id, "start": start, "end": end}
+        changed = (await connection.execute(run.step_forward, place, prepare=False)).rowcount
+        changed = changed or (await connection.execute(run.make_again, place, prepare=False)).rowcount
     return Restored(readings, kwh, hours, bool(changed), kind, device_id, left)
 
 
