@@ -14,7 +14,8 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,10 +24,10 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from analytics_api.analytics.fleet_figures import FLEET, FleetPeriod, fleet_parameters
+from analytics_api.analytics.fleet_figures import FLEET, FLEET_SECONDS_MAX, FleetPeriod, fleet_parameters
 from analytics_api.analytics.pairs import MeterConvention
 from analytics_api.analytics.performance import PERFORMANCE, performance_parameters
-from analytics_api.database.questions import Query
+from analytics_api.database.questions import FOR_MANY_ROWS, Query
 from analytics_api.http.parameters import Window
 from analytics_api.readings.status import NEWEST
 from benchmarks.cpu import cpu_seconds
@@ -46,6 +47,7 @@ SUMMARY = "server time and requests a second over a full day of the reference fl
 CONVENTION = MeterConvention("VEH-", "METER-")
 ONE_DEVICE_TURNS = 200
 FLEET_TURNS = 7
+NEW_FLEET_TURNS = 3
 HTTP_SECONDS = 10
 HTTP_CONNECTIONS = 64
 LOAD_RATE = 333
@@ -73,6 +75,28 @@ FLEET_FROM_RAW_ROWS: LiteralString = """
     ) AS ac ON ac.meter_id = %(meter_prefix)s || substr(vehicle_status.vehicle_id, length(%(vehicle_prefix)s) + 1)"""
 
 
+# One reading of each device, within the last minutes.
+NEW_METERS: LiteralString = """
+    WITH new AS (
+        INSERT INTO meter_readings_history (meter_id, ts, kwh_consumed_ac, voltage)
+        SELECT 'METER-' || device, now() - device * interval '1 ms', 0.2, 230
+        FROM generate_series(1, %(pairs)s) AS device
+        RETURNING *
+    )
+    INSERT INTO meter_status (meter_id, kwh_consumed_ac, voltage, last_reading, last_updated)
+    SELECT meter_id, kwh_consumed_ac, voltage, ts, now() FROM new"""
+NEW_VEHICLES: LiteralString = """
+    WITH new AS (
+        INSERT INTO vehicle_readings_history (vehicle_id, ts, soc, kwh_delivered_dc, battery_temp)
+        SELECT 'VEH-' || device, now() - device * interval '1 ms', 50, 0.18, 30
+        FROM generate_series(1, %(pairs)s) AS device
+        RETURNING *
+    )
+    INSERT INTO vehicle_status (vehicle_id, soc, kwh_delivered_dc, battery_temp, last_reading, last_updated)
+    SELECT vehicle_id, soc, kwh_delivered_dc, battery_temp, ts, now() FROM new"""
+TAKE_AWAY: LiteralString = "TRUNCATE meter_readings_history, vehicle_readings_history, meter_status, vehicle_status"
+
+
 @dataclass(frozen=True)
 class Day:
     """What was loaded."""
@@ -96,6 +120,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--devices", type=int, default=10_000, help="meters, and as many vehicles (default %(default)s)"
     )
+    parser.add_argument(
+        "--new-devices", type=int, default=100_000, help="meters and vehicles that have just come (default %(default)s)"
+    )
     add_output(parser)
 
 
@@ -107,6 +134,8 @@ def run(args: argparse.Namespace) -> int:
     # Checkpoints of the load are not what is measured.
     with servers(max_wal_size="8GB") as both:
         day = Day(both.database.url, args.devices, hour_of(datetime.now(UTC)) - timedelta(hours=HOURS))
+        with psycopg.connect(day.url, autocommit=True) as connection:
+            _new_fleet(connection, args.new_devices, report)
         _load(day, report)
         with psycopg.connect(day.url, autocommit=True) as connection:
             clean = _one_device(connection, day, report)
@@ -122,6 +151,19 @@ def run(args: argparse.Namespace) -> int:
         right.set_ylabel("fleet over 24 h, server time, median, ms")
     report.write()
     return 0 if clean else 1
+
+
+def _new_fleet(connection: psycopg.Connection[Any], devices: int, report: Report) -> None:
+    """The fleet's statement over devices that have just come: no statistics say how many there are."""
+    say(f"{devices:,} devices come")
+    for query in NEW_METERS, NEW_VEHICLES:
+        connection.execute(query, {"pairs": devices // 2})
+    parameters = fleet_parameters(CONVENTION, FleetPeriod(HOURS, datetime.now(UTC)))
+    with _as_the_api(connection):
+        times = [explain(connection, FLEET, parameters).milliseconds for _ in range(NEW_FLEET_TURNS)]
+    connection.execute(TAKE_AWAY)
+    report.table("fleet that has just come", [{"devices": devices, "slowest, ms": max(times)}], {"slowest, ms": ",.0f"})
+    report.bar(f"fleet of {devices:,} devices right after they came, ms", max(times), 2500)
 
 
 def _load(day: Day, report: Report) -> None:
@@ -192,15 +234,16 @@ def _fleet(connection: psycopg.Connection[Any], day: Day, report: Report) -> dic
     """The statement behind summary and table, in three states of the sums."""
     period = FleetPeriod(HOURS, day.end)
     parameters = fleet_parameters(CONVENTION, period)
-    connection.execute("SET enable_nestloop = off")  # as the API does for so many rows
-    states: dict[str, float] = {"after a roll": _median(connection, FLEET, parameters)}
+    states: dict[str, float] = {}
+    with _as_the_api(connection):
+        states["after a roll"] = _median(connection, FLEET, parameters)
     # The worst minute of an hour: an hour of readings that no sum knows. The clock cannot be set, so the last full hour
     # takes the running one's place.
-    last_hour = day.end - timedelta(hours=1)
-    connection.execute("INSERT INTO hourly_invalidations VALUES ('meter', %(h)s), ('vehicle', %(h)s)", {"h": last_hour})
-    states["worst minute"] = _median(connection, FLEET, parameters)
+    last_hour = {"h": day.end - timedelta(hours=1)}
+    connection.execute("INSERT INTO hourly_invalidations VALUES ('meter', %(h)s), ('vehicle', %(h)s)", last_hour)
+    with _as_the_api(connection):
+        states["worst minute"] = _median(connection, FLEET, parameters)
     connection.execute("DELETE FROM hourly_invalidations")
-    connection.execute("RESET enable_nestloop")
     states["raw rows"] = _median(connection, FLEET_FROM_RAW_ROWS, parameters, turns=2)
     report.table(
         f"fleet of {day.devices:,} vehicles, 24 h",
@@ -213,6 +256,14 @@ def _fleet(connection: psycopg.Connection[Any], day: Day, report: Report) -> dic
     report.bar("fleet right after a roll, ms", states["after a roll"], 100)
     report.bar("fleet in the worst minute, ms", states["worst minute"], 300)
     return states
+
+
+@contextmanager
+def _as_the_api(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """With the settings that it gives to the fleet's statement."""
+    with connection.transaction():
+        connection.execute(FOR_MANY_ROWS, [f"{FLEET_SECONDS_MAX}s"])
+        yield
 
 
 def _median(

@@ -23,7 +23,7 @@ Query: TypeAlias = LiteralString | bytes
 # One that takes so long reads many rows, so that what joins them is a hash or a merge, whatever the planner knows: of
 # tables that were filled just now it knows nothing, and 100,000 devices joined by nested loops take minutes. They also
 # fit into memory that way; where the owner gives more, it stays so.
-_FOR_MANY_ROWS = """
+FOR_MANY_ROWS = """
     SELECT set_config('statement_timeout', %s, true), set_config('enable_nestloop', 'off', true),
         set_config('jit', 'off', true),
         set_config('work_mem', greatest(pg_size_bytes(current_setting('work_mem')) / 1024, 32768) || 'kB', true)"""
@@ -64,7 +64,7 @@ class Database:
 
         async def ask(connection: Connection) -> list[TupleRow]:
             async with connection.transaction():
-                await connection.execute(_FOR_MANY_ROWS, [f"{seconds_max * 1000:.0f}ms"])
+                await connection.execute(FOR_MANY_ROWS, [f"{seconds_max * 1000:.0f}ms"])
                 return await _fetched_all(connection, query, parameters, of_window=True)
 
         return await self._pool.used(ask, seconds_max)
