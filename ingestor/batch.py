@@ -29,7 +29,7 @@ _device_and_time = itemgetter(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Rejection:
+class Refusal:
     """A refused message, or a refused item of an array, on its way to quarantine."""
 
     topic: str
@@ -48,7 +48,7 @@ class Batch:
 
     rows: dict[str, list[Row]] = field(default_factory=lambda: {kind.name: [] for kind in KINDS})
     """Readings, by the name of their kind."""
-    rejected: list[Rejection] = field(default_factory=list)
+    rejected: list[Refusal] = field(default_factory=list)
     """What is to be kept of the refusals: of nonsense at most REJECTED_MAX_PER_SECOND."""
     refusals: Counter[ReasonCode] = field(default_factory=Counter)
     """All of them, counted."""

@@ -16,7 +16,7 @@ import mqtt5
 from pydantic import TypeAdapter, ValidationError
 
 from config.seldom import Seldom
-from ingestor.batch import VALID_CODES, Batch, Rejection, Row
+from ingestor.batch import VALID_CODES, Batch, Refusal, Row
 from ingestor.careful import (
     LARGE_BYTES,
     Refused,
@@ -132,7 +132,7 @@ class Decoder:
         window, received = self._rules.window(now), Received()
         earliest, latest = window.earliest_us, window.latest_us
         # The adapters' own validators: `TypeAdapter.validate_json` only hands its arguments on, for 0.3 µs.
-        streams = {
+        ways = {
             topic: (
                 reader.payload.validator.validate_json,
                 reader.id_field,
@@ -150,9 +150,9 @@ class Decoder:
             payload_bytes += size
             try:
                 start, _, device_id = topic.rpartition("/")
-                stream = streams.get(start)
-                if stream is not None and size <= LARGE_BYTES:  # an array, or what is too large, goes the careful way
-                    validate, id_field, row, add = stream
+                way = ways.get(start)
+                if way is not None and size <= LARGE_BYTES:  # an array, or what is too large, goes the careful way
+                    validate, id_field, row, add = way
                     reading = validate(payload)
                     ts_us = to_us(reading["timestamp"])
                     if earliest <= ts_us <= latest and reading[id_field] == device_id:
@@ -188,16 +188,16 @@ class Decoder:
         before, batch.rejected = batch.rejected, []
         judge = Decoder(self._rules, keep_limit=KEEP_NONE)
         taken = 0
-        for rejection in before:
-            is_clocks = rejection.code in CLOCK_CODES
-            again = judge.alone(rejection.topic, rejection.payload, now) if is_clocks else Batch()
+        for refusal in before:
+            is_clocks = refusal.code in CLOCK_CODES
+            again = judge.alone(refusal.topic, refusal.payload, now) if is_clocks else Batch()
             if again.rows_in_all:
                 for kind, rows in again.rows.items():
                     batch.rows[kind] += rows
-                batch.refusals[rejection.code] -= 1
+                batch.refusals[refusal.code] -= 1
                 taken += 1
-            elif rejection.code not in CLOCK_CODES or not self._keep_limit.keeps_nothing:
-                batch.rejected.append(rejection)
+            elif refusal.code not in CLOCK_CODES or not self._keep_limit.keeps_nothing:
+                batch.rejected.append(refusal)
         self._keep_limit.give_back(taken)
 
     def _decode_with_care(
@@ -213,29 +213,29 @@ class Decoder:
             raise
         except BaseException as error:  # noqa: BLE001 - a codec's panic is no Exception
             received.readings[UNKNOWN] += 1
-            self._reject(batch, _Message(packet, packet.payload, window.now), packet.payload, self._verdict(error))
+            self._refuse(batch, _Message(packet, packet.payload, window.now), packet.payload, self._verdict(error))
             return
         message = _Message(packet, content, window.now)
         items = content if isinstance(content, list) else [content]
         received.readings[reader.name] += len(items)
         shaped = with_shape(items, reader)
         if len(shaped) < len(items):
-            self._reject_shapeless(batch, message, items, reader)
+            self._refuse_shapeless(batch, message, items, reader)
         row = reader.row_counted(received.with_unknown_fields)
         for item in shaped:
             try:
                 reading, ts_us = validated(reader, device_id, item, window)
             except ValidationError:
-                self._reject_value(batch, message, item, reader)
+                self._refuse_value(batch, message, item, reader)
             except NOT_OURS_TO_CATCH:
                 raise
             except BaseException as error:  # noqa: BLE001 - as above
-                self._reject(batch, message, item, self._verdict(error))
+                self._refuse(batch, message, item, self._verdict(error))
             else:
                 batch.rows[reader.name].append(row(reading, ts_us))
                 received.with_care[reader.name] += 1
 
-    def _reject_shapeless(self, batch: Batch, message: _Message, items: list[object], reader: Reader) -> None:
+    def _refuse_shapeless(self, batch: Batch, message: _Message, items: list[object], reader: Reader) -> None:
         """What of an array has not the fields of a reading; 1 MB has room for 500,000 of them."""
         shapeless = without_shape(items, reader)
         for index, item in enumerate(shapeless):
@@ -244,23 +244,23 @@ class Decoder:
                 return
             refused = described(item, reader)
             batch.refusals[refused.code] += 1
-            batch.rejected.append(message.rejection(item, refused))
+            batch.rejected.append(message.refusal(item, refused))
 
-    def _reject_value(self, batch: Batch, message: _Message, item: object, reader: Reader) -> None:
+    def _refuse_value(self, batch: Batch, message: _Message, item: object, reader: Reader) -> None:
         """An item with the fields of a reading and a value that is none: described only where it is kept."""
         if self._keep_limit.take():
             refused = described(item, reader)
             batch.refusals[refused.code] += 1
-            batch.rejected.append(message.rejection(item, refused))
+            batch.rejected.append(message.refusal(item, refused))
         else:
             batch.refusals["invalid_value"] += 1
 
-    def _reject(self, batch: Batch, message: _Message, item: object, refused: Refused) -> None:
+    def _refuse(self, batch: Batch, message: _Message, item: object, refused: Refused) -> None:
         batch.refusals[refused.code] += 1
         limit = self._keep_limit
         keep = limit.take_valid() if refused.code in VALID_CODES else limit.take()
         if keep or refused.code in CLOCK_CODES:  # these are judged once more before they are written
-            batch.rejected.append(message.rejection(item, refused))
+            batch.rejected.append(message.refusal(item, refused))
 
     def _verdict(self, error: BaseException) -> Refused:
         """What an exception says about a message; one that we cannot explain is kept as a valid reading would be."""
@@ -279,11 +279,11 @@ class _Message:
     content: object
     now: float
 
-    def rejection(self, item: object, refused: Refused) -> Rejection:
+    def refusal(self, item: object, refused: Refused) -> Refusal:
         """The whole message, or one item of its array, on its way to quarantine."""
         packet = self.packet
         payload = packet.payload if item is self.content or item is packet.payload else as_payload(item)
-        return Rejection(packet.topic, payload, refused.code, refused.reason, self.now, packet.duplicate)
+        return Refusal(packet.topic, payload, refused.code, refused.reason, self.now, packet.duplicate)
 
 
 def _required(reader: Reader | None) -> Reader:

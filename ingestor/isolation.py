@@ -21,7 +21,7 @@ from psycopg.rows import TupleRow
 
 from config.seldom import Seldom
 from ingestor import wire
-from ingestor.batch import Batch, Rejection, Row, first_of_each, in_key_order, newest_per_device, repetitions
+from ingestor.batch import Batch, Refusal, Row, first_of_each, in_key_order, newest_per_device, repetitions
 from ingestor.statements import Statements
 from ingestor.transactions import is_alive
 from postgres.failures import failure_kind
@@ -57,7 +57,7 @@ class Stored:
 
     stored: int = 0
     repeated: int = 0
-    refused: list[Rejection] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
     later: list[Row] = field(default_factory=list)
     """Left out, because somebody holds a lock that they need."""
 
@@ -289,8 +289,8 @@ class _Merging:
             try:
                 async with self._connection.transaction(force_rollback=True):
                     await self._try([row])
-            except Exception as refusal:
-                if not _is_of_rows(self._connection, refusal):
+            except Exception as why:
+                if not _is_of_rows(self._connection, why):
                     raise
             else:
                 self._some_pass = True
@@ -300,23 +300,23 @@ class _Merging:
     def refuse(self, row: Row, error: Exception) -> None:
         """It goes to quarantine."""
         batch = self._batch
-        self.done.refused.append(rejection(self._table, row, error, batch.received_at, again=batch.redelivered))
+        self.done.refused.append(refusal(self._table, row, error, batch.received_at, again=batch.redelivered))
         if failure_kind(error) != "data" and (count := _unexplained.due(type(error).__name__)):
             logger.error(
                 "%d readings could not be stored for a reason of their own and go to quarantine", count, exc_info=error
             )
 
 
-def rejection(table: Statements, row: Row, error: Exception, received_at: float, *, again: bool) -> Rejection:
+def refusal(table: Statements, row: Row, error: Exception, received_at: float, *, again: bool) -> Refusal:
     """The reading as its device would send it, with what there is against it."""
     if isinstance(error, psycopg.Error):
         said = f"PostgreSQL refused it: {error.diag.message_primary or error} ({error.sqlstate})"
     else:
         said = f"PostgreSQL could not be given it: {type(error).__name__}: {error}"
-    return _rejection(table, row, "database_refused", said, received_at, again=again)
+    return _refusal(table, row, "database_refused", said, received_at, again=again)
 
 
-def conflict(table: Statements, row: Row, there: Row, received_at: float, *, again: bool) -> Rejection:
+def conflict(table: Statements, row: Row, there: Row, received_at: float, *, again: bool) -> Refusal:
     """A reading whose device and time are stored with other values."""
     differences = "; ".join(
         f"{measure.name} {stored!r} is stored, {came!r} came"
@@ -324,13 +324,13 @@ def conflict(table: Statements, row: Row, there: Row, received_at: float, *, aga
         if stored != came
     )
     said = f"this device's reading of that time is stored with other values: {differences}"
-    return _rejection(table, row, "conflict", said, received_at, again=again)
+    return _refusal(table, row, "conflict", said, received_at, again=again)
 
 
-def _rejection(  # noqa: PLR0913 - all that is known of it
+def _refusal(  # noqa: PLR0913 - all that is known of it
     table: Statements, row: Row, code: ReasonCode, reason: str, received_at: float, *, again: bool
-) -> Rejection:
-    return Rejection(
+) -> Refusal:
+    return Refusal(
         topic=topic_of(table.kind.name, str(row[0])),
         payload=_as_payload(table, row),
         code=code,

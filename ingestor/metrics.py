@@ -205,8 +205,8 @@ class IngestMetrics:
             self._duplicate.labels(kind).inc(outcome.duplicate[kind])
         for reason, count in batch.refusals.items():
             self._rejected.labels(reason).inc(count)
-        for rejection in outcome.refused:
-            self._rejected.labels(rejection.code).inc()
+        for refusal in outcome.refused:
+            self._rejected.labels(refusal.code).inc()
         self._not_kept.inc(batch.refusals.total() - len(batch.rejected) + len(outcome.kept.lost) - spooled)
         self._spooled.inc(spooled)
         self._oldest_deleted.inc(outcome.kept.deleted)

@@ -19,10 +19,10 @@ import psycopg
 
 from config.seldom import Seldom
 from ingestor import wire
-from ingestor.batch import Batch, Rejection, Row
+from ingestor.batch import Batch, Refusal, Row
 from ingestor.deadline import Deadline
 from ingestor.hourly import invalidate, invalidations
-from ingestor.isolation import UnbalancedError, rejection, store_rows
+from ingestor.isolation import UnbalancedError, refusal, store_rows
 from ingestor.rejected.bound import ByteBound
 from ingestor.rejected.store import Kept, keep
 from ingestor.schema.partitions import ensure_partitions
@@ -77,7 +77,7 @@ class Outcome:
     committed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATEMENTS, 0))
     """By the name of the kind, as below."""
     duplicate: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATEMENTS, 0))
-    refused: list[Rejection] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
     """Readings that PostgreSQL would not take, and those in conflict with what it has."""
     kept: Kept = field(default_factory=Kept)
     """What became of all refusals."""
@@ -214,7 +214,7 @@ class Sink:
 
         What is committed of it when a later piece fails is met again as repeated.
         """
-        outcome, culprits = Outcome(), list[Rejection]()
+        outcome, culprits = Outcome(), list[Refusal]()
         pieces = [Batch(rows={kind: rows}) for kind, rows in batch.rows.items()]
         while pieces:
             piece = pieces.pop()
@@ -231,7 +231,7 @@ class Sink:
                     raise
                 if piece.readings == 1:
                     kind, row = next((kind, rows[0]) for kind, rows in piece.rows.items() if rows)
-                    culprits.append(rejection(STATEMENTS[kind], row, error, batch.received_at, again=batch.redelivered))
+                    culprits.append(refusal(STATEMENTS[kind], row, error, batch.received_at, again=batch.redelivered))
                 else:
                     pieces += reversed(piece.halves())  # the last is next: the first received is stored first
         async with connection.transaction():
@@ -239,19 +239,17 @@ class Sink:
         outcome.refused += culprits
         return outcome
 
-    async def _quarantine(
-        self, connection: Session, batch: Batch, rejections: list[Rejection], outcome: Outcome
-    ) -> None:
-        if not rejections or not self._keeps_refusals:
+    async def _quarantine(self, connection: Session, batch: Batch, refusals: list[Refusal], outcome: Outcome) -> None:
+        if not refusals or not self._keeps_refusals:
             return
         if batch.quarantine_strikes >= QUARANTINE_STRIKES_MAX:
-            outcome.kept.add(Kept(lost=rejections, why="every attempt to write it ends the session"))
+            outcome.kept.add(Kept(lost=refusals, why="every attempt to write it ends the session"))
             return
         self._in_quarantine = True
         outcome.kept.add(
             await keep(
                 connection,
-                rejections,
+                refusals,
                 self._bound,
                 retried=batch.may_be_stored,
                 was_locked=self._quarantine_locked,
@@ -303,13 +301,13 @@ class Sink:
                 deadline.extend()
                 try:
                     await ensure_partitions(connection, [EPOCH + timedelta(days=day)])
-                except Exception as refusal:
-                    locked = isinstance(refusal, psycopg.errors.LockNotAvailable)
-                    if connection.closed or _is_current(day) or (failure_kind(refusal) == "transient" and not locked):
+                except Exception as why:
+                    locked = isinstance(why, psycopg.errors.LockNotAvailable)
+                    if connection.closed or _is_current(day) or (failure_kind(why) == "transient" and not locked):
                         raise
                     if locked:
-                        self._locked_days[day] = (time.monotonic() + LOCKED_DAY_SECONDS, refusal)
-                    unplaced[day] = refusal
+                        self._locked_days[day] = (time.monotonic() + LOCKED_DAY_SECONDS, why)
+                    unplaced[day] = why
         self._days |= days - unplaced.keys()
         return unplaced
 

@@ -12,10 +12,8 @@ import psycopg
 from config.seldom import Once
 from config.settings import Settings
 from ingestor.clock_watch import ClockWatch
-from ingestor.schema.api_role import provide_api_role
-from ingestor.schema.catalogue import check_kinds
-from ingestor.schema.migrate import migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
+from ingestor.schema.up_to_date import bring_up_to_date
 from ingestor.subscription import Remembered, remembered
 from postgres.connecting import connect
 from postgres.fitness import UnfitError
@@ -50,12 +48,7 @@ async def prepare_database(
 async def _prepared(settings: Settings, clock_watch: ClockWatch) -> Remembered:
     connection = await connect(settings.database_conninfo, autocommit=True, application_name="wattline ingest start")
     async with connection:
-        for name in await migrate(connection):
-            logger.info("applied migration %s", name)
-        for table in await check_kinds(connection):
-            logger.warning("%s holds readings of a kind that this program does not declare", table)
-        if (problem := await provide_api_role(connection)) is not None:
-            logger.warning("PostgreSQL at %s: %s", settings.database_label, problem)
+        await bring_up_to_date(connection, settings.database_label)
         await clock_watch.agreed(judged_by_clock=False)
         await ensure_partitions(connection, days_ahead(datetime.fromtimestamp(clock_watch.clocks.now(), UTC)))
         return await remembered(connection, settings.mqtt_client_id)

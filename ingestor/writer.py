@@ -95,7 +95,7 @@ class Writer:
         since = self._writing_since = self._monotonic()
         outcome = await self._stored(batch)
         lost = outcome.kept.lost
-        spooled = await self._spool.keep([rejection for rejection in lost if rejection.code in VALID_CODES])
+        spooled = await self._spool.keep([refusal for refusal in lost if refusal.code in VALID_CODES])
         now = self._monotonic()
         since, self._writing_since = self._writing_since, None
         self._metrics.committed(batch, outcome, trigger, spooled, now=time.time(), monotonic=now)

@@ -15,7 +15,7 @@ from config.arguments import add_limit, row_id
 from config.errors import UsageError, WattlineError
 from config.output import first_few, say
 from config.settings import Settings
-from ingestor.batch import Rejection
+from ingestor.batch import Refusal
 from ingestor.rejected.listing import SHOWN_BYTES, as_json, as_text, printable
 from ingestor.rejected.quarantine import Choice, newest
 from ingestor.rejected.replay import Fate, Replay, Verdict, clock_of, rehearse, replay_chosen
@@ -145,7 +145,7 @@ def _told(which: str, verdict: Verdict) -> str:
             return f"{which}  skipped: only a part of it was kept"
         case Verdict("locked"):
             return f"{which}  not stored: somebody holds a lock that it needs; replay it again later"
-        case Verdict(fate, Rejection() as refusal):
+        case Verdict(fate, Refusal() as refusal):
             return f"{which}  {fate}: {refusal.code}: {printable(refusal.reason)}"
         case _:
             return f"{which}  {verdict.fate}"

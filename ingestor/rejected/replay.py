@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from config.backoff import backoff_seconds
-from ingestor.batch import Batch, Rejection
+from ingestor.batch import Batch, Refusal
 from ingestor.decode import Decoder
 from ingestor.rejected.limit import KeepLimit
 from ingestor.rejected.quarantine import Choice, chosen, mark_refused_again, mark_replayed
@@ -39,7 +39,7 @@ class Verdict:
     """What became of one message, and what is against it where it was not taken whole."""
 
     fate: Fate
-    refusal: Rejection | None = None
+    refusal: Refusal | None = None
     kept: bool = True
     """What is refused lies in quarantine."""
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from config.seldom import Seldom
-from ingestor.batch import Rejection
+from ingestor.batch import Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -33,23 +33,23 @@ class Spool:
         self._bytes_max = bytes_max
         self._said = Seldom()
 
-    async def keep(self, rejections: Sequence[Rejection]) -> int:
+    async def keep(self, refusals: Sequence[Refusal]) -> int:
         """How many of them are on the disk now: the first ones."""
-        if not rejections:
+        if not refusals:
             return 0
         try:
-            return await asyncio.to_thread(self._write, rejections)
+            return await asyncio.to_thread(self._write, refusals)
         except OSError as error:
             if self._said.due("error"):
                 logger.error("%s takes nothing: %s", self.folder, error.strerror or error)  # noqa: TRY400 - one line
             return 0
 
-    def _write(self, rejections: Sequence[Rejection]) -> int:
+    def _write(self, refusals: Sequence[Refusal]) -> int:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         room = self._bytes_max - sum(path.stat().st_size for path in self.folder.glob(PATTERN))
         lines = []
-        for rejection in rejections:
-            line = as_line(rejection)
+        for refusal in refusals:
+            line = as_line(refusal)
             room -= len(line)
             if room < 0:
                 break
@@ -64,17 +64,17 @@ class Spool:
         return len(lines)
 
 
-def as_line(rejection: Rejection) -> bytes:
+def as_line(refusal: Refusal) -> bytes:
     """One line of a spool file."""
-    received = datetime.fromtimestamp(rejection.received_at, UTC).isoformat()
+    received = datetime.fromtimestamp(refusal.received_at, UTC).isoformat()
     return (
         json.dumps(
             {
                 "receivedAt": received,
-                "topic": rejection.topic,
-                "code": rejection.code,
-                "reason": rejection.reason,
-                "payloadBase64": base64.b64encode(rejection.payload).decode("ascii"),
+                "topic": refusal.topic,
+                "code": refusal.code,
+                "reason": refusal.reason,
+                "payloadBase64": base64.b64encode(refusal.payload).decode("ascii"),
             }
         )
         + "\n"

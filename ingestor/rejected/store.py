@@ -19,7 +19,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from ingestor.batch import VALID_CODES, Rejection
+from ingestor.batch import VALID_CODES, Refusal
 from ingestor.rejected import queries
 from ingestor.rejected.bound import ByteBound
 from ingestor.transactions import is_alive, raised_on_purpose
@@ -55,7 +55,7 @@ class _SwallowedError(Exception):
 class Kept:
     """What became of refusals."""
 
-    lost: list[Rejection] = field(default_factory=list)
+    lost: list[Refusal] = field(default_factory=list)
     """Not in the table."""
     why: str = ""
     """What PostgreSQL said about the first of them."""
@@ -78,13 +78,13 @@ class Kept:
 
 async def keep(
     connection: AsyncConnection[TupleRow],
-    rejections: Sequence[Rejection],
+    refusals: Sequence[Refusal],
     bound: ByteBound,
     *,
     retried: bool,
     was_locked: bool = False,
 ) -> Kept:
-    """Write `rejections` down inside the running transaction, and make room for them where there is too much.
+    """Write `refusals` down inside the running transaction, and make room for them where there is too much.
 
     `retried`: an earlier attempt of ours may have written them already. Raises only if the session is lost.
     """
@@ -92,10 +92,10 @@ async def keep(
     cursor = await connection.execute(queries.PATIENCE, [f"{lock_ms}ms", f"{STATEMENT_MS}ms"])
     before = await cursor.fetchone() or ("0", "0")
     work = _Keeping(connection, retried=retried)
-    wanted = rejections
+    wanted = refusals
     if bound.overflowing:
-        wanted = [rejection for rejection in rejections if rejection.code in VALID_CODES]
-        nonsense = [rejection for rejection in rejections if rejection.code not in VALID_CODES]
+        wanted = [refusal for refusal in refusals if refusal.code in VALID_CODES]
+        nonsense = [refusal for refusal in refusals if refusal.code not in VALID_CODES]
         work.lose(nonsense, "there is no more room and none can be made")
     for portion in _portions(wanted):
         await work.keep(portion)
@@ -124,7 +124,7 @@ class _Keeping:
             or time.monotonic() > self._deadline
         )
 
-    async def keep(self, portion: Sequence[Rejection]) -> None:
+    async def keep(self, portion: Sequence[Refusal]) -> None:
         """Store a portion, halved until what is refused is alone."""
         if self._hopeless:
             self.lose(portion, "it takes too long")
@@ -137,10 +137,10 @@ class _Keeping:
         elif self._hopeless or not await self._insert(portion, smaller=True):
             self.lose(portion, "")
 
-    def lose(self, rejections: Sequence[Rejection], why: str) -> None:
+    def lose(self, refusals: Sequence[Refusal], why: str) -> None:
         """These are not kept."""
-        if rejections:
-            self.kept.lost += rejections
+        if refusals:
+            self.kept.lost += refusals
             self.kept.why = self.kept.why or why
 
     async def make_room(self, wanted: int) -> None:
@@ -158,13 +158,13 @@ class _Keeping:
             self.kept.deleted += count
             self.kept.deleted_bytes += size
 
-    async def _insert(self, portion: Sequence[Rejection], *, smaller: bool = False) -> bool:
+    async def _insert(self, portion: Sequence[Refusal], *, smaller: bool = False) -> bool:
         """Whether the table has all of them now."""
         connection = self._connection
         try:
             async with connection.transaction():
-                rows = [_row(rejection, smaller=smaller) for rejection in portion]
-                if self._retried or any(rejection.again for rejection in portion):
+                rows = [_row(refusal, smaller=smaller) for refusal in portion]
+                if self._retried or any(refusal.again for refusal in portion):
                     there = await self._already_there(portion, rows)
                     rows = [row for place, row in enumerate(rows, 1) if place not in there]
                 if rows:
@@ -183,8 +183,8 @@ class _Keeping:
         self.kept.stored_bytes += sum(size_of(row) for row in rows)
         return True
 
-    async def _already_there(self, portion: Sequence[Rejection], rows: Sequence[_Row]) -> set[int]:
-        again = [rejection.again for rejection in portion]
+    async def _already_there(self, portion: Sequence[Refusal], rows: Sequence[_Row]) -> set[int]:
+        again = [refusal.again for refusal in portion]
         columns = ([row.sha256 for row in rows], [row.code for row in rows], [row.received_at for row in rows], again)
         cursor = await self._connection.execute(queries.ALREADY_THERE, columns)
         return {place for (place,) in await cursor.fetchall()}
@@ -231,19 +231,19 @@ def size_of(row: _Row) -> int:
     return len(row.payload) + len(row.topic) + len(row.reason) + ROW_BYTES
 
 
-def _row(rejection: Rejection, *, smaller: bool) -> _Row:
-    topic, payload = rejection.topic.encode("utf-8", "backslashreplace"), rejection.payload
+def _row(refusal: Refusal, *, smaller: bool) -> _Row:
+    topic, payload = refusal.topic.encode("utf-8", "backslashreplace"), refusal.payload
     kept_topic = topic[:TOPIC_BYTES_MAX].decode("utf-8", "ignore")
     kept_payload = payload if len(payload) <= PAYLOAD_BYTES_MAX else payload[:TOO_LARGE_BYTES_KEPT]
-    reason = as_kept(rejection.reason)
+    reason = as_kept(refusal.reason)
     if smaller:
         kept_topic, reason = _plain(kept_topic), _plain(reason)
         kept_payload = kept_payload[:SMALLER_BYTES]
     return _Row(
-        received_at=datetime.fromtimestamp(rejection.received_at, UTC),
+        received_at=datetime.fromtimestamp(refusal.received_at, UTC),
         topic=kept_topic.replace("\0", "\N{REPLACEMENT CHARACTER}"),
         payload=kept_payload,
-        code=rejection.code,
+        code=refusal.code,
         reason=reason,
         topic_bytes=len(topic),
         payload_bytes=len(payload),
@@ -264,12 +264,12 @@ def _columns(rows: Sequence[_Row]) -> list[list[object]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def _portions(rejections: Sequence[Rejection]) -> Iterator[Sequence[Rejection]]:
+def _portions(refusals: Sequence[Refusal]) -> Iterator[Sequence[Refusal]]:
     start = size = 0
-    for index, rejection in enumerate(rejections):
-        size += len(rejection.payload)
+    for index, refusal in enumerate(refusals):
+        size += len(refusal.payload)
         if index > start and (size > PORTION_BYTES or index - start >= PORTION_ROWS):
-            yield rejections[start:index]
-            start, size = index, len(rejection.payload)
-    if start < len(rejections):
-        yield rejections[start:]
+            yield refusals[start:index]
+            start, size = index, len(refusal.payload)
+    if start < len(refusals):
+        yield refusals[start:]

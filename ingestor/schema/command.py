@@ -18,10 +18,9 @@ from psycopg.rows import TupleRow
 from config.arguments import number
 from config.seldom import Once
 from config.settings import Settings
-from ingestor.schema.api_role import provide_api_role
-from ingestor.schema.catalogue import check_kinds
-from ingestor.schema.migrate import MigrationError, migrate
+from ingestor.schema.migrate import MigrationError
 from ingestor.schema.partitions import days_ahead, ensure_partitions
+from ingestor.schema.up_to_date import bring_up_to_date
 from postgres.command import run_with_database
 from postgres.connecting import connect
 from postgres.words import explain, is_lasting
@@ -51,22 +50,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _migrate(wait_seconds: float, settings: Settings) -> None:
-    connection = await _connect_within(settings, wait_seconds)
-    try:
-        await _bring_up_to_date(connection, settings.database_label)
-    except MigrationError as error:
-        raise MigrationError(f"PostgreSQL at {settings.database_label}: {error}") from None
-
-
-async def _bring_up_to_date(connection: AsyncConnection[TupleRow], label: str) -> None:
-    async with connection:
-        for name in await migrate(connection):
-            logger.info("applied %s", name)
-        for table in await check_kinds(connection):
-            logger.warning("%s holds readings of a kind that this program does not declare", table)
-        problem = await provide_api_role(connection)
-        if problem is not None:
-            logger.warning("PostgreSQL at %s: %s", label, problem)
+    label = settings.database_label
+    async with await _connect_within(settings, wait_seconds) as connection:
+        try:
+            await bring_up_to_date(connection, label)
+        except MigrationError as error:
+            raise MigrationError(f"PostgreSQL at {label}: {error}") from None
         made = await ensure_partitions(connection, days_ahead(datetime.now(UTC)))
     logger.info("%s: the schema is up to date; daily partitions made: %d", label, len(made))
 
@@ -78,7 +67,7 @@ async def _connect_within(settings: Settings, wait_seconds: float) -> AsyncConne
     said = Once()
     while True:
         try:
-            return await connect(settings.database_conninfo, application_name="wattline migrate")
+            return await connect(settings.database_conninfo, autocommit=True, application_name="wattline migrate")
         except psycopg.OperationalError as error:
             if is_lasting(error) or clock() >= deadline:
                 raise

@@ -10,7 +10,7 @@ from typing import Any, cast
 import psycopg
 import pytest
 
-from ingestor.batch import Batch, Rejection, Row
+from ingestor.batch import Batch, Refusal, Row
 from ingestor.rejected.bound import ByteBound
 from ingestor.schema.migrate import migrate
 from ingestor.sink import FlushTimeoutError, Outcome, Sink
@@ -212,7 +212,7 @@ def test_the_quarantine_is_bounded_in_bytes(url: str, sql: Sql) -> None:
     for number in range(10):
         batch = batch_of(rows(evil=0))
         batch.rejected = [
-            Rejection(f"t/{number}/{index}", bytes(40_000), cast(ReasonCode, code), "why", time.time())
+            Refusal(f"t/{number}/{index}", bytes(40_000), cast(ReasonCode, code), "why", time.time())
             for index, code in enumerate(("clock_skew", *["invalid_json"] * 9))
         ]
         deleted += stored(url, batch, bound=bound).kept.deleted

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from ingestor.batch import Rejection
+from ingestor.batch import Refusal
 from ingestor.rejected.listing import printable
 from ingestor.rejected.quarantine import CHUNK_ROWS, ONCE_CUT_TO
 from ingestor.rejected.spool import as_line
@@ -394,7 +394,7 @@ def test_what_a_device_sends_again_while_it_is_replayed_is_stored_once(
 def test_the_lines_of_a_file_are_stored_or_kept(quarantine: Quarantine, tmp_path: Path) -> None:
     file = tmp_path / "rejected-20260131.jsonl"
     payloads = [meter(), b"nonsense"]
-    file.write_bytes(b"".join(as_line(Rejection(TOPIC, payload, "too_old", "", 0.0)) for payload in payloads))
+    file.write_bytes(b"".join(as_line(Refusal(TOPIC, payload, "too_old", "", 0.0)) for payload in payloads))
     status, said = quarantine.command("replay", "--file", str(file))
     assert (status, last_line(said)) == (1, {"stored": 1, "refused again": 1})
     assert "line 2  refused again: invalid_json: " in said

@@ -68,9 +68,9 @@ def test_whatever_is_sent_nothing_raises_and_the_books_balance(messages: list[An
         == batch.readings
         == len(batch.rows["meter"]) + len(batch.rows["vehicle"]) + len(batch.rejected)
     )
-    for rejection in batch.rejected:
-        assert "\n" not in rejection.reason
-        assert rejection.reason.isprintable() or "\\" in rejection.reason
+    for refusal in batch.rejected:
+        assert "\n" not in refusal.reason
+        assert refusal.reason.isprintable() or "\\" in refusal.reason
 
 
 @given(st.binary(max_size=50))
@@ -100,7 +100,7 @@ def test_the_window_of_timestamps_includes_its_ends() -> None:
     moments = [NOW + ahead, NOW + ahead + timedelta.resolution, NOW - behind, NOW - behind - timedelta.resolution]
     batch, _ = decode(*(("v1/telemetry/meter/M", meter_reading("M", at)) for at in moments))
     assert len(batch.rows["meter"]) == 2
-    assert [rejection.code for rejection in batch.rejected] == ["clock_skew", "too_old"]
+    assert [refusal.code for refusal in batch.rejected] == ["clock_skew", "too_old"]
 
 
 def test_of_a_duplicate_key_the_last_wins() -> None:

@@ -82,7 +82,7 @@ def decoded(kind: Kind, text: str, rules: Rules = STRICT) -> tuple[list[str], li
     assert sum(received.readings.values()) == batch.readings == 1
     # As text: NaN and -0.0 count as what they are.
     rows = [repr(row) for row in [*batch.rows["meter"], *batch.rows["vehicle"]]]
-    return rows, [(rejection.code, rejection.reason) for rejection in batch.rejected]
+    return rows, [(refusal.code, refusal.reason) for refusal in batch.rejected]
 
 
 @pytest.mark.parametrize("rules", [STRICT, LENIENT], ids=["strict", "lenient"])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 
-from ingestor.batch import Batch, Rejection, Trigger
+from ingestor.batch import Batch, Refusal, Trigger
 from ingestor.decode import Decoder
 from ingestor.housekeeping.chores import ChoreName
 from ingestor.metrics import AGE_BUCKETS, LAG_BUCKETS, IngestMetrics, WeightedHistogram
@@ -106,7 +106,7 @@ def test_received_is_committed_and_duplicate_and_rejected_and_pending(
             refused = int((stored - duplicate) * share_refused)
             outcome.duplicate[kind] = duplicate
             outcome.committed[kind] = stored - duplicate - refused
-            outcome.refused += [Rejection("t", b"", "database_refused", "", NOW)] * refused
+            outcome.refused += [Refusal("t", b"", "database_refused", "", NOW)] * refused
         metrics.committed(batch, outcome, "interval", 0, now=NOW, monotonic=1.0)
         after = total(metrics, "committed") + total(metrics, "duplicate") + total(metrics, "rejected")
         assert total(metrics, "received") == after

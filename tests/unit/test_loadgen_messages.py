@@ -59,9 +59,9 @@ def test_every_way_to_be_malformed_is_refused_whichever_the_reading(seed: int, s
 )
 def test_each_way_has_its_own_reason(which: int, code: str, said: str) -> None:
     (reading,) = make_fleet({"meter": 1, "vehicle": 0}, "LOAD", Random(1))[0].read(NOON_US, 5.0, Random(1))
-    (rejection,) = decoded(as_message(reading, malform(reading.payload, which))).rejected
-    assert rejection.code == code
-    assert said in rejection.reason
+    (refusal,) = decoded(as_message(reading, malform(reading.payload, which))).rejected
+    assert refusal.code == code
+    assert said in refusal.reason
 
 
 def maker(faults: Faults) -> tuple[MessageMaker, Counts, Evidence, list[Reading]]:

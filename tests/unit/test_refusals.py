@@ -12,7 +12,7 @@ from pathlib import Path
 import mqtt5
 import pytest
 
-from ingestor.batch import VALID_CODES, Batch, Rejection
+from ingestor.batch import VALID_CODES, Batch, Refusal
 from ingestor.decode import Decoder
 from ingestor.rejected.limit import KeepLimit
 from ingestor.rejected.queries import DELETE_OLDEST
@@ -75,7 +75,7 @@ def test_a_fault_of_ours_costs_one_message_its_place(monkeypatch: pytest.MonkeyP
     payloads = [compact(READING), b"nonsense", compact(READING | {"timestamp": "2026-01-31T14:00:01Z"})]
     decoder.decode([mqtt5.PublishPacket(TOPIC, payload) for payload in payloads], batch, NOW)
     assert len(batch.rows["meter"]) == 2
-    assert [(rejection.code, rejection.payload) for rejection in batch.rejected] == [("database_refused", b"nonsense")]
+    assert [(refusal.code, refusal.payload) for refusal in batch.rejected] == [("database_refused", b"nonsense")]
 
 
 def test_nonsense_is_limited_and_valid_readings_make_a_pause() -> None:
@@ -93,22 +93,22 @@ def test_nonsense_is_limited_and_valid_readings_make_a_pause() -> None:
 
 def test_a_spool_is_bounded_and_read_back(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "made" / "spool", bytes_max=1000)
-    rejections = [Rejection(f"t/\N{SNOWMAN}/{index}", bytes([index] * 50), "too_old", "why", NOW) for index in range(9)]
-    kept = asyncio.run(spool.keep(rejections))
+    refusals = [Refusal(f"t/\N{SNOWMAN}/{index}", bytes([index] * 50), "too_old", "why", NOW) for index in range(9)]
+    kept = asyncio.run(spool.keep(refusals))
     assert 0 < kept < 9
-    assert asyncio.run(spool.keep(rejections)) == 0
+    assert asyncio.run(spool.keep(refusals)) == 0
     (file,) = spool.folder.iterdir()
     assert file.stat().st_size <= 1000
     assert file.stat().st_mode & 0o777 == 0o600
     found = [from_line(line) for line in file.read_bytes().splitlines()]
-    assert found == [(rejection.topic, rejection.payload) for rejection in rejections[:kept]]
+    assert found == [(refusal.topic, refusal.payload) for refusal in refusals[:kept]]
     with pytest.raises(ValueError, match="not a line"):
         from_line(b"{}")
 
 
 def test_a_spool_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert asyncio.run(Spool(tmp_path / "file" / "spool").keep([Rejection("t", b"", "too_old", "", NOW)])) == 0
+    assert asyncio.run(Spool(tmp_path / "file" / "spool").keep([Refusal("t", b"", "too_old", "", NOW)])) == 0
 
 
 def test_which_refusals_are_no_reading_is_said_alike_by_program_statement_and_index() -> None:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from ingestor.backlog import Backlog
-from ingestor.batch import Batch, Rejection
+from ingestor.batch import Batch, Refusal
 from ingestor.clock_watch import ClockWatch
 from ingestor.clocks import Clocks
 from ingestor.decode import Decoder
@@ -212,7 +212,7 @@ def test_a_valid_reading_that_nothing_takes_is_on_the_disk_before_it_is_acknowle
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuses_one(batch: Batch) -> Outcome:
-        refusal = Rejection("v1/telemetry/meter/M", b"{}", "database_refused", "a trigger", NOW.timestamp())
+        refusal = Refusal("v1/telemetry/meter/M", b"{}", "database_refused", "a trigger", NOW.timestamp())
         lost = Kept(lost=[refusal], why="a trigger on it")
         return Outcome(committed={"meter": ROWS_MAX - 1, "vehicle": 0}, refused=[refusal], kept=lost)
 
