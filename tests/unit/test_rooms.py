@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,3 +56,16 @@ def test_every_session_is_opened_by_the_room_postgres() -> None:
         if call in file.read_text(encoding="utf-8")
     ]
     assert found == []
+
+
+def test_every_room_is_packed_checked_and_described() -> None:
+    rooms = {folder.parent.name for folder in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+    assert rooms == MAY_IMPORT.keys() | {"wattline"}
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
+    assert set(tools["hatch"]["build"]["targets"]["wheel"]["packages"]) == rooms
+    assert set(tools["mypy"]["packages"]) == rooms | {"tests", "benchmarks"}
+    assert set(tools["coverage"]["run"]["source_pkgs"]) == rooms
+    lines = (("Dockerfile", "COPY {0} {0}\n"), (".dockerignore", "!{0}\n"), ("docs/architecture.md", "| `{0}/` |"))
+    for file, line in lines:
+        text = (ROOT / file).read_text("utf-8")
+        assert [room for room in rooms if line.format(room) not in text] == [], file
