@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from config.backoff import backoff_seconds
 from embedded.errors import EmbeddedError
 from embedded.service import Service
 
@@ -19,11 +20,11 @@ SETTLED_SECONDS = 60.0  # who ran this long has recovered: the next wait is the 
 
 
 @dataclass
-class Backoff:
-    """How long to wait before the next start."""
+class Restarts:
+    """When to start it again."""
 
-    wait_seconds: float = FIRST_WAIT_SECONDS
     started_at: float = 0.0
+    in_a_row: int = 0
 
     def started(self, now: float) -> None:
         """It has just been started."""
@@ -31,16 +32,15 @@ class Backoff:
 
     def ended(self, now: float) -> float:
         """It has just ended; when to start it again."""
-        wait = FIRST_WAIT_SECONDS if now - self.started_at >= SETTLED_SECONDS else self.wait_seconds
-        self.wait_seconds = min(2 * wait, LONGEST_WAIT_SECONDS)
-        return now + wait
+        self.in_a_row = 1 if now - self.started_at >= SETTLED_SECONDS else self.in_a_row + 1
+        return now + backoff_seconds(self.in_a_row, least=FIRST_WAIT_SECONDS, most=LONGEST_WAIT_SECONDS)
 
 
 class Supervisor:
     """The services that shall run from now on."""
 
     def __init__(self, services: Sequence[Service], now: float) -> None:
-        self._watches = [_Watch(service, Backoff(started_at=now)) for service in services]
+        self._watches = [_Watch(service, Restarts(started_at=now)) for service in services]
 
     def look(self, now: float) -> Iterator[str]:
         """Notice who has ended and start whose time has come; a line for a person about each."""
@@ -51,22 +51,22 @@ class Supervisor:
 @dataclass
 class _Watch:
     service: Service
-    backoff: Backoff
+    restarts: Restarts
     restart_at: float | None = None
 
     def look(self, now: float) -> Iterator[str]:
         if self.service.running:
             return
         if self.restart_at is None:
-            self.restart_at = self.backoff.ended(now)
+            self.restart_at = self.restarts.ended(now)
             yield f"{self.service.label} {_how_it_ended(self.service)}; restarting it (log: {self.service.log})"
         elif now >= self.restart_at:
-            self.backoff.started(now)
+            self.restarts.started(now)
             try:
                 self.service.launch()
                 self.restart_at = None
             except (EmbeddedError, OSError) as error:
-                self.restart_at = self.backoff.ended(now)
+                self.restart_at = self.restarts.ended(now)
                 yield f"{self.service.label} cannot be restarted: {error}"
 
 

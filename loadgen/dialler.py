@@ -11,9 +11,9 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
-from random import uniform
 from typing import Final
 
+from config.backoff import backoff_seconds
 from config.settings import Settings
 from loadgen.messages import Message
 from loadgen.mqtt311 import Connection311
@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 # Attempts at a time: Mosquitto accepts a connection in 0.1 ms, and its listen queue holds 100.
 CONNECTING_MAX: Final = 64
-BACKOFF_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+RETRY_SECONDS_MIN: Final = 0.05
+RETRY_SECONDS_MAX: Final = 2.0
 # Pings are work too: thousands of connections send them seldom.
 FEW_CONNECTIONS: Final = 100
 KEEPALIVE_SECONDS_FEW: Final = 30
@@ -116,9 +117,8 @@ class Dialler:
             except LinkError as error:
                 self.reason = error
                 logger.warning("%s; trying again", error)  # once: see `log`
-                delay = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
                 failures += 1
-                await asyncio.sleep(uniform(delay / 2, delay))
+                await asyncio.sleep(backoff_seconds(failures, least=RETRY_SECONDS_MIN, most=RETRY_SECONDS_MAX))
                 self._wanted.put_nowait(lane)
 
     async def _open(self, lane: Lane) -> None:

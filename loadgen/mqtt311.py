@@ -14,7 +14,7 @@ from typing import Final, Self, cast
 from loadgen.messages import Message
 from mqtt.errors import LinkError, LinkLost, LinkRefused, PublishRefused, lost, unreachable
 from mqtt.options import LinkOptions
-from mqtt.packet_ids import PACKET_IDS
+from mqtt.packet_ids import PACKET_IDS, free_packet_ids
 
 CONNECT, CONNACK, PUBLISH, PUBACK, PINGREQ, PINGRESP, DISCONNECT = 0x10, 0x20, 0x30, 0x40, 0xC0, 0xD0, 0xE0
 QOS_1: Final = 0x02
@@ -103,10 +103,7 @@ class Connection311(asyncio.Protocol):
             return
         due, packet_id = self._due, self._last_packet_id
         packets = []
-        for message in messages:
-            packet_id = packet_id % PACKET_IDS + 1
-            while packet_id in due:
-                packet_id = packet_id % PACKET_IDS + 1
+        for message, packet_id in zip(messages, free_packet_ids(self._last_packet_id, due), strict=False):
             due[packet_id] = message
             packets.append(publish_packet(message.topic, message.payload, packet_id))
         self._last_packet_id = packet_id

@@ -15,7 +15,7 @@ import mqtt5
 
 from mqtt.connection import Connection
 from mqtt.errors import PublishRefused, publish_refused, too_large_to_publish
-from mqtt.packet_ids import PACKET_IDS
+from mqtt.packet_ids import free_packet_ids
 
 
 class Outgoing(Protocol):
@@ -63,10 +63,7 @@ class Outbox(Generic[M]):
         size_max = self._connection.packet_bytes_max
         packets: list[bytes] = []
         refused: list[tuple[M, PublishRefused]] = []
-        for message in messages:
-            packet_id = packet_id % PACKET_IDS + 1
-            while packet_id in due:
-                packet_id = packet_id % PACKET_IDS + 1
+        for message, packet_id in zip(messages, free_packet_ids(self._last_packet_id, due), strict=False):
             packet = publish(message.topic, message.payload, qos=at_least_once, packet_id=packet_id).write()
             if size_max is not None and len(packet) > size_max:
                 refused.append((message, too_large_to_publish(len(packet), size_max)))

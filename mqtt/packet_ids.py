@@ -6,6 +6,7 @@ An id is in use from its packet until its answer, whether or not anybody still w
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container, Iterator
 from typing import TypeVar
 
 import mqtt5
@@ -18,6 +19,15 @@ T = TypeVar("T")
 Answer = mqtt5.PubAckPacket | mqtt5.SubAckPacket | mqtt5.UnsubAckPacket
 
 
+def free_packet_ids(last: int, taken: Container[int]) -> Iterator[int]:
+    """Ids after `last` that are not in use, one after the other; `taken` may grow meanwhile, and never holds all."""
+    packet_id = last
+    while True:
+        packet_id = packet_id % PACKET_IDS + 1
+        if packet_id not in taken:
+            yield packet_id
+
+
 class Answers:
     """The answers that are due on one connection."""
 
@@ -28,13 +38,9 @@ class Answers:
 
     def free_packet_id(self) -> int:
         """The next id that is not in use; `expect` takes it."""
-        packet_id = self._last_packet_id
-        while True:
-            packet_id = packet_id % PACKET_IDS + 1
-            if packet_id not in self._due:
-                return packet_id
-            if packet_id == self._last_packet_id:
-                raise LinkLost("all packet ids are in use")
+        if len(self._due) >= PACKET_IDS:
+            raise LinkLost("all packet ids are in use")
+        return next(free_packet_ids(self._last_packet_id, self._due))
 
     def expect(self, packet_id: int) -> asyncio.Future[Answer]:
         """The answer to the packet of this id, once it comes."""
