@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Route
 
 from analytics_api.analytics.pairs import MeterConvention
 from analytics_api.database.questions import Database
-from analytics_api.http.answers import answer, json_response, timestamp
+from analytics_api.http.answers import json_response, timestamp
 from analytics_api.http.bodies import BODY_BYTES_FEW, Moment, json_body, validated
 from analytics_api.http.errors import (
     ConflictError,
@@ -40,13 +40,19 @@ ATTEMPTS_MAX = 2  # what another transaction made fail is tried once more
 # Whoever does not speak of the end leaves it: a request that is repeated after a later link has closed this one must
 # not open it again.
 CHANGE = """
-    UPDATE vehicle_meter_links
-    SET valid_to = CASE WHEN %(end_is_given)s THEN %(valid_to)s::timestamptz ELSE valid_to END
-    WHERE vehicle_id = %(vehicle_id)s AND meter_id = %(meter_id)s AND valid_from = %(valid_from)s
-    RETURNING valid_to"""
+    UPDATE vehicle_meter_links AS link
+    SET valid_to = CASE WHEN %(end_is_given)s THEN %(valid_to)s::timestamptz ELSE was.valid_to END
+    FROM (
+        SELECT vehicle_id, valid_from, valid_to FROM vehicle_meter_links
+        WHERE vehicle_id = %(vehicle_id)s AND meter_id = %(meter_id)s AND valid_from = %(valid_from)s
+        FOR UPDATE
+    ) AS was
+    WHERE link.vehicle_id = was.vehicle_id AND link.valid_from = was.valid_from
+    RETURNING link.valid_to, was.valid_to"""
 CLOSE = """
     UPDATE vehicle_meter_links SET valid_to = %(valid_from)s
-    WHERE vehicle_id = %(vehicle_id)s AND valid_to IS NULL AND valid_from < %(valid_from)s"""
+    WHERE vehicle_id = %(vehicle_id)s AND valid_to IS NULL AND valid_from < %(valid_from)s
+    RETURNING meter_id"""
 INSERT = """
     INSERT INTO vehicle_meter_links (vehicle_id, meter_id, valid_from, valid_to)
     VALUES (%(vehicle_id)s, %(meter_id)s, %(valid_from)s, %(valid_to)s)"""
@@ -120,8 +126,17 @@ class Link:
     @property
     def time(self) -> str:
         """For a person."""
-        until = "until further notice" if self.valid_to is None else f"until {timestamp(self.valid_to)}"
-        return f"from {timestamp(self.valid_from)} {until}"
+        return f"from {timestamp(self.valid_from)} {self.end}"
+
+    @property
+    def end(self) -> str:
+        """For a person."""
+        return "until further notice" if self.valid_to is None else f"until {timestamp(self.valid_to)}"
+
+    @property
+    def sentence(self) -> str:
+        """For a person, without a full stop."""
+        return f"Meter {self.meter_id} feeds vehicle {self.vehicle_id} {self.time}"
 
     def as_json(self) -> dict[str, object]:
         """The contract's form."""
@@ -153,14 +168,14 @@ async def links(database: Database, convention: MeterConvention | None, request:
 
 
 async def put_link(database: Database, convention: MeterConvention | None, request: Request) -> Response:
-    """Make a link, also before the first reading; put again, it gets the end that is given, if one is. 409 names what
-    is in the way.
+    """Make a link, also before the first reading; put again, it gets the end that is given, if one is. The answer says
+    what that changed. 409 names what is in the way.
     """
     vehicle_id = device_id(request, "vehicleId")
     link, end_is_given = _link(vehicle_id, await json_body(request, BODY_BYTES_FEW))
-    stored = await database.write(partial(_store, link, end_is_given))
+    stored, message = await database.write(partial(_store, link, end_is_given))
     (told,) = await _told(database, convention, [stored])
-    return answer(told)
+    return json_response(200, {"success": True, "message": message, "data": told})
 
 
 async def delete_link(database: Database, convention: MeterConvention | None, request: Request) -> Response:
@@ -231,18 +246,18 @@ def _link(vehicle_id: str, body: object) -> tuple[Link, bool]:
     return Link(vehicle_id, given.meterId, valid_from, valid_to), "validTo" in given.model_fields_set
 
 
-async def _store(link: Link, end_is_given: bool, connection: AsyncConnection[TupleRow]) -> Link:
-    """The link as it is stored then."""
+async def _store(link: Link, end_is_given: bool, connection: AsyncConnection[TupleRow]) -> tuple[Link, str]:
+    """The link as it is stored then, and what that changed."""
     values = {**vars(link), "end_is_given": end_is_given}
     for _ in range(ATTEMPTS_MAX):
         try:
             async with connection.transaction():
                 changed = await (await connection.execute(CHANGE, values)).fetchone()
                 if changed is not None:
-                    return replace(link, valid_to=changed[0])
-                await connection.execute(CLOSE, values)
+                    return _changed(link, *changed)
+                closed = await (await connection.execute(CLOSE, values)).fetchone()
                 await connection.execute(INSERT, values)
-                return link
+                return link, _made(link, None if closed is None else closed[0])
         except (ExclusionViolation, UniqueViolation):
             row = await (await connection.execute(COLLISION, values)).fetchone()
             if row is not None:
@@ -252,12 +267,25 @@ async def _store(link: Link, end_is_given: bool, connection: AsyncConnection[Tup
     raise UnavailableError("Other changes to these links are under way; repeat the request.")
 
 
+def _made(link: Link, closed_meter: str | None) -> str:
+    made = f"{link.sentence}."
+    return made if closed_meter is None else f"{made} Until then meter {closed_meter} feeds it: that link ends there."
+
+
+def _changed(link: Link, valid_to: datetime | None, was: datetime | None) -> tuple[Link, str]:
+    now = replace(link, valid_to=valid_to)
+    if valid_to == was:
+        return now, f"{now.sentence}, as before: nothing has changed."
+    return now, f"{now.sentence} now; it was {replace(link, valid_to=was).end}."
+
+
 def _conflict(link: Link, other: Link) -> ConflictError:
-    what = f"Meter {other.meter_id} feeds vehicle {other.vehicle_id} {other.time}"
     if other.vehicle_id == link.vehicle_id:
-        return ConflictError(f"{what}; a vehicle has one meter at a time. Choose a time that does not overlap.")
+        return ConflictError(
+            f"{other.sentence}; a vehicle has one meter at a time. Choose a time that does not overlap."
+        )
     return ConflictError(
-        f"{what}; a meter feeds one vehicle at a time. To end that link, PUT it again to "
+        f"{other.sentence}; a meter feeds one vehicle at a time. To end that link, PUT it again to "
         f"/v1/vehicles/{other.vehicle_id}/meter with the same meterId and validFrom, and a validTo; to take it back, "
         f"DELETE it there."
     )

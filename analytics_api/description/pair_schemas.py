@@ -110,6 +110,7 @@ class ToldMeterLink(MeterLink):
 
 
 class MeterLinkAnswer(Success):
+    message: Annotated[str, Field(description="what the request changed, another link too")]
     data: ToldMeterLink
 
 

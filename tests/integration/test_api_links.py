@@ -100,6 +100,23 @@ def test_a_later_link_closes_the_open_one(served: Served, car: str) -> None:
     assert served.links(car) == [(f"{car}.1", MAY, JUNE), (f"{car}.2", JUNE, JULY), (f"{car}.1", JULY, AUGUST)]
 
 
+def test_a_put_says_what_it_changed(served: Served, car: str) -> None:
+    def said(**body: object) -> str:
+        message: str = served.put(car, meterId=f"{car}.1", **body).json()["message"]
+        return message
+
+    feeds = f"Meter {car}.1 feeds vehicle {car} from {JUNE} until"
+    assert said(validFrom=JUNE) == f"{feeds} further notice."
+    assert said(validFrom=JUNE, validTo=None) == f"{feeds} further notice, as before: nothing has changed."
+    assert said(validFrom=JUNE, validTo=JULY) == f"{feeds} {JULY} now; it was until further notice."
+    assert said(validFrom=JUNE, validTo=AUGUST) == f"{feeds} {AUGUST} now; it was until {JULY}."
+    assert said(validFrom=JUNE) == f"{feeds} {AUGUST}, as before: nothing has changed."
+    served.linked(car, meterId=f"{car}.2", validFrom=AUGUST)
+    september = "2026-09-01T00:00:00.000Z"
+    closed = f"Until then meter {car}.2 feeds it: that link ends there."
+    assert said(validFrom=september).endswith(f"from {september} until further notice. {closed}")
+
+
 def test_a_put_may_be_repeated(served: Served, car: str) -> None:
     for _ in range(2):
         served.linked(car, meterId=f"{car}.1", validFrom=MAY)
