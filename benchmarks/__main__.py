@@ -7,12 +7,10 @@ import signal
 import sys
 
 from benchmarks import drain, outage, queries, scale, steady, window
-from benchmarks.errors import BenchmarkError
 from benchmarks.machine import hopeless, shortcomings, this_machine
-from embedded.errors import EmbeddedError
+from config.errors import FAILED, WattlineError
 
 BENCHMARKS = {"drain": drain, "steady": steady, "outage": outage, "scale": scale, "queries": queries, "window": window}
-FAILED = 1
 INTERRUPTED = 130
 
 
@@ -34,7 +32,7 @@ def main() -> int:
             return int(BENCHMARKS[args.name].run(args))
         # All of them, one after another; what one finds does not keep the next from running.
         return max(_one(name, parser.parse_args([name])) for name in BENCHMARKS)
-    except (BenchmarkError, EmbeddedError) as error:
+    except WattlineError as error:
         print(f"bench: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -45,7 +43,7 @@ def main() -> int:
 def _one(name: str, args: argparse.Namespace) -> int:
     try:
         return int(BENCHMARKS[name].run(args))
-    except (BenchmarkError, EmbeddedError) as error:
+    except WattlineError as error:
         print(f"bench: {name}: {error}", file=sys.stderr)
         return FAILED
 

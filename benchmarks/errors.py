@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from config.errors import WattlineError
 
-class BenchmarkError(Exception):
+
+class BenchmarkError(WattlineError):
     """A run that cannot be measured; the message is for the person at the terminal."""

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+OK, FAILED, BAD_USAGE = 0, 1, 2
+"""The exit statuses of every command."""
+
 
 class WattlineError(Exception):
     """The message is one line: what is wrong and what to do. It holds no secret."""
 
-    exit_status: ClassVar[int] = 1
+    exit_status: ClassVar[int] = FAILED
 
 
 class UsageError(WattlineError):
     """Something was asked for that makes no sense; nothing was tried."""
 
-    exit_status = 2
+    exit_status = BAD_USAGE
 
 
 class SettingsError(UsageError):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from config.errors import OK
 from config.settings import load_settings
 from embedded.account import account_for
 from embedded.books import Books, read_sample
@@ -35,7 +36,6 @@ BOOKS_SECONDS = 1.0
 STOP_SECONDS = 30.0  # for all of them together; the ingestor's last flush is what may take a while
 LEAST_STOP_SECONDS = 1.0  # for each, also when somebody else has used the deadline up
 MIGRATE_SECONDS = 120.0
-OK = 0
 
 
 @dataclass(frozen=True)

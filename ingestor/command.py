@@ -6,13 +6,12 @@ import argparse
 import asyncio
 from functools import partial
 
+from config.errors import FAILED, OK
 from config.event_loop import loop_factory
 from config.logging import configure_logging
 from config.open_files import raise_limit
 from config.reread import Rereading
 from config.settings import Settings, load_settings
-
-OK, FAILED = 0, 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

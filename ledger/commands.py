@@ -21,7 +21,6 @@ from postgres.connecting import Session, connect
 from postgres.session import Limits
 from telemetry.readings import DEVICE_ID_RULE, DeviceId
 
-OK, FAILED = 0, 1
 # A flush that waits for somebody's lock is over by then, or has left those rows out.
 PATIENCE_SECONDS = 40.0
 PAUSE_SECONDS = 0.2

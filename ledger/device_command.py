@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from config.errors import UsageError
+from config.errors import FAILED, OK, UsageError
 from config.output import counted, first_few, say
-from ledger.commands import FAILED, OK, add_dry_run, add_who, device_id, patiently, run_with_session
+from ledger.commands import add_dry_run, add_who, device_id, patiently, run_with_session
 from ledger.forget import forget
 from postgres.connecting import Session
 from telemetry.kinds import BY_NAME, KINDS

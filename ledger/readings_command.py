@@ -8,10 +8,10 @@ from datetime import datetime
 from functools import partial
 
 from config.arguments import add_limit, row_id
-from config.errors import UsageError
+from config.errors import FAILED, OK, UsageError
 from config.output import counted, say
 from ledger.annul import annul, kind_of
-from ledger.commands import FAILED, OK, add_dry_run, add_who, device_id, patiently, run_with_session, text
+from ledger.commands import add_dry_run, add_who, device_id, patiently, run_with_session, text
 from ledger.listing import Annulment, annulments
 from ledger.restore import restore
 from ledger.stretch import Change, Stretch

@@ -12,7 +12,7 @@ import sys
 import time
 from random import Random
 
-from config.errors import UsageError, WattlineError
+from config.errors import FAILED, OK, UsageError, WattlineError
 from config.event_loop import loop_factory
 from config.logging import configure_logging, tell
 from config.open_files import raise_limit
@@ -36,7 +36,6 @@ from telemetry.kinds import BY_NAME
 
 __all__ = ["configure", "run"]
 
-OK, FAILED = 0, 1
 
 # Log, terminal, event loop, database: the files that a run has open besides its connections.
 OTHER_FILES = 64

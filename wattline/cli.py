@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from config.errors import WattlineError
+from config.errors import FAILED, WattlineError
 from config.logging import tell
 
 COMMANDS = {
@@ -31,7 +31,6 @@ COMMANDS = {
     "device": ("ledger.device_command", "forget devices that are gone"),
     "rejected": ("ingestor.rejected.command", "list or replay the messages in quarantine"),
 }
-FAILED = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 from config.arguments import add_limit, row_id
-from config.errors import UsageError, WattlineError
+from config.errors import FAILED, OK, UsageError, WattlineError
 from config.output import first_few, say
 from config.settings import Settings
 from ingestor.batch import Refusal
@@ -26,7 +26,6 @@ from telemetry.moments import FORM, moment
 from telemetry.readings import ReasonCode
 from telemetry.rules import Rules
 
-OK, FAILED = 0, 1
 WHOLE_BYTES = 2**31 - 1
 
 logger = logging.getLogger(__name__)
