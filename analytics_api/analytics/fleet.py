@@ -43,6 +43,8 @@ FLEETS_KEPT_MAX = 64
 VEHICLES_KEPT_MAX = 500_000  # some VEHICLE_BYTES each
 # A fleet takes a connection for as long as all others together: the rest stay for those who ask for one device.
 COMPUTED_AT_ONCE_MAX = 3
+# Others wait for their turn, as long as their answer may take; of more than that none would get there in time.
+UNDER_WAY_MAX = 16
 
 WORST_FIRST: dict[Health | Status, float | None] = {
     "CRITICAL": 0, "WARNING": 1, "HEALTHY": 2, "UNKNOWN": None,
@@ -95,6 +97,7 @@ class Fleets:
         self._database = database
         self._pairs = pairs
         self._kept: OrderedDict[str, Fleet] = OrderedDict()  # the least recently used first
+        self._turns = asyncio.Semaphore(COMPUTED_AT_ONCE_MAX)
         self._computing: dict[tuple[int, datetime | None], asyncio.Task[Fleet]] = {}
 
     async def over(self, hours: int, end: datetime | None) -> Fleet:
@@ -119,7 +122,7 @@ class Fleets:
     async def _computed(self, hours: int, end: datetime | None) -> Fleet:
         task = self._computing.get((hours, end))
         if task is None:
-            if len(self._computing) >= COMPUTED_AT_ONCE_MAX:
+            if len(self._computing) >= UNDER_WAY_MAX:
                 raise UnavailableError("The fleet is being computed for other periods; repeat the request.")
             period = FleetPeriod(hours, end or datetime.now(UTC))
             task = asyncio.create_task(self._compute(period, is_latest=end is None), name="fleet")
@@ -134,7 +137,8 @@ class Fleets:
             ) from None
 
     async def _compute(self, period: FleetPeriod, *, is_latest: bool) -> Fleet:
-        rows = await fleet_figures(self._database, self._pairs.convention, period)
+        async with self._turns:
+            rows = await fleet_figures(self._database, self._pairs.convention, period)
         vehicles, summary = await asyncio.to_thread(_judged, period, rows, self._pairs.tolerance)
         now = asyncio.get_running_loop().time()
         fleet = Fleet(secrets.token_urlsafe(9), period, vehicles, summary, now, is_latest)

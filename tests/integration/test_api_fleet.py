@@ -422,6 +422,19 @@ def test_one_computed_fleet_answers_for_all_who_ask(empty: World) -> None:
     assert table["period"] == again["period"]
 
 
+def test_fleets_of_many_periods_at_once_take_turns(empty: World) -> None:
+    """A few are computed at a time, and none of the twelve is refused because of the others; slow they may be."""
+
+    async def story() -> list[httpx.Response]:
+        async with async_api_client(empty.client.base_url, timeout=30) as client:
+            asked = (client.get("/v1/analytics/fleet", params={"hours": hours}) for hours in range(100, 112))
+            return await asyncio.gather(*asked)
+
+    answers = empty.runner.run(story())
+    assert 200 in {answer.status_code for answer in answers}
+    assert not [answer for answer in answers if "for other periods" in answer.text]
+
+
 def test_a_fleet_that_takes_too_long_is_not_now(empty: World) -> None:
     with psycopg.connect(empty.url) as other:
         other.execute("LOCK TABLE vehicle_status IN ACCESS EXCLUSIVE MODE")
