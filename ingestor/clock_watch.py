@@ -13,6 +13,7 @@ import psycopg
 
 from config.seldom import Once
 from ingestor.clocks import Clocks
+from ingestor.deadline import Deadline
 from postgres.connecting import Session, connect
 from postgres.session import Limits
 
@@ -56,11 +57,11 @@ class ClockWatch:
                     self._session = await connect(
                         self._conninfo, autocommit=True, application_name="wattline clock", limits=LIMITS
                     )
-                alarm = asyncio.get_running_loop().call_later(LOOK_SECONDS_MAX, self._session.hang_up)
+                deadline = Deadline(LOOK_SECONDS_MAX, self._session.hang_up)
                 try:
                     await self.clocks.compare(self._session)
                 finally:
-                    alarm.cancel()
+                    deadline.cancel()
             except BaseException:
                 await self.close()
                 raise
