@@ -17,7 +17,8 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-p", "tests.conftest", sy
 @pytest.mark.parametrize("fails", [True, False])
 def test_a_failing_run_says_at_its_end_what_the_machine_lacks(tmp_path: Path, fails: bool) -> None:
     (tmp_path / "test_it.py").write_text(f"def test_it() -> None:\n    assert {not fails}\n")
-    environment = {"PATH": os.defpath, "HOME": str(tmp_path)}
+    # The plugins of the other tests take most of the time of such a small run.
+    environment = {"PATH": os.defpath, "HOME": str(tmp_path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     result = subprocess.run(
         [sys.executable, "-c", WITH_FEW_FILES, str(tmp_path / "test_it.py")],
         cwd=ROOT,
