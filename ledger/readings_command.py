@@ -91,7 +91,7 @@ async def _list(args: argparse.Namespace, session: Session) -> int:
 
 
 def _change(done: Change) -> str:
-    status = "; the newest reading is another one now" if done.status_changed else ""
+    status = "; the newest reading is another one now, or none" if done.status_changed else ""
     return f"{counted(done.readings, 'reading')} ({done.kwh:.4f} kWh in {counted(done.hours, 'hour')}{status})"
 
 
