@@ -19,7 +19,7 @@ from ingestor.schema.migrate import migrate
 from ingestor.schema.partitions import ensure_partitions
 from ingestor.statements import STATEMENTS
 from ingestor.usual_interval import learn
-from ledger.annul import annul
+from ledger.annul import annul, kind_of
 from ledger.restore import restore
 from ledger.stretch import Stretch
 from postgres.connecting import connect
@@ -53,6 +53,10 @@ async def annul_and_restore(connection: Connection) -> None:
     assert (await restore(connection, annulled.annulment_id, who="a test")).status_changed
 
 
+async def look_for_the_kind(connection: Connection) -> None:
+    assert await kind_of(connection, "M", NOW - timedelta(days=DAYS), NOW + timedelta(days=1)) is METER
+
+
 async def learn_intervals(connection: Connection) -> None:
     await connection.execute("UPDATE meter_status SET usual_interval_seconds = NULL")
     assert await learn(connection, METER, lately=timedelta(days=1)) == 1
@@ -69,7 +73,7 @@ async def sum_hours(connection: Connection) -> None:
         assert rolled.hours
 
 
-@pytest.mark.parametrize("work", [store, annul_and_restore, learn_intervals, sum_hours])
+@pytest.mark.parametrize("work", [store, annul_and_restore, look_for_the_kind, learn_intervals, sum_hours])
 def test_no_work_locks_the_partitions_of_all_days(
     database_url: str, work: Callable[[Connection], Awaitable[None]]
 ) -> None:
