@@ -110,6 +110,8 @@ PAIRS: LiteralString = """
         SELECT kind, hour, device_id
         FROM invalid
         WHERE device_id IS NOT NULL AND (kind, hour) NOT IN (SELECT kind, hour FROM invalid_hours)
+    ), passed AS MATERIALIZED (
+        SELECT extract(epoch FROM least(%(end)s, now()) - %(start)s)::float8 AS seconds
     ), vehicle_totals AS MATERIALIZED ({vehicle_totals}
     ), meter_totals AS MATERIALIZED ({meter_totals}
     ), first_links AS MATERIALIZED (
@@ -129,8 +131,17 @@ PAIRS: LiteralString = """
         FROM vehicle_meter_links
         WHERE valid_from < %(end)s AND (valid_to IS NULL OR valid_to > %(start)s)
         UNION ALL
-        SELECT vehicle_id, meter_id, lower(free), upper(free)
+        SELECT vehicle_id, meter_id, %(start)s, %(end)s
         FROM by_name
+        LEFT JOIN first_links USING (vehicle_id)
+        LEFT JOIN taken USING (meter_id)
+        WHERE first_links.vehicle_id IS NULL AND taken.meter_id IS NULL
+        UNION ALL
+        SELECT vehicle_id, meter_id, lower(free), upper(free)
+        FROM (
+            SELECT * FROM by_name
+            WHERE vehicle_id IN (SELECT vehicle_id FROM first_links) OR meter_id IN (SELECT meter_id FROM taken)
+        ) AS touched
         LEFT JOIN first_links USING (vehicle_id)
         LEFT JOIN taken USING (meter_id)
         CROSS JOIN LATERAL unnest(
@@ -139,7 +150,7 @@ PAIRS: LiteralString = """
         ) AS free
     ), feeds AS MATERIALIZED (
         SELECT vehicle_id, meter_id, since, until, since = %(start)s AND until = %(end)s AS is_whole,
-            usual_interval_seconds
+            usual_interval_seconds, meter_totals.kwh_consumed_ac AS ac_kwh, meter_totals.readings AS meter_readings
         FROM named
         LEFT JOIN meter_status USING (meter_id)
         LEFT JOIN meter_totals USING (meter_id)
@@ -166,13 +177,14 @@ PAIRS: LiteralString = """
             sum(dc_kwh) AS dc_kwh, sum(vehicle_readings)::bigint AS vehicle_readings,
             CASE WHEN NOT bool_or(is_unknown) THEN sum(meter_expected) END AS meter_expected
         FROM (
-            SELECT feeds.vehicle_id, meter_totals.kwh_consumed_ac AS ac_kwh, meter_totals.readings AS meter_readings,
+            SELECT feeds.vehicle_id, CASE WHEN is_whole THEN ac_kwh END AS ac_kwh,
+                CASE WHEN is_whole THEN meter_readings END AS meter_readings,
                 vehicle_totals.kwh_delivered_dc AS dc_kwh, vehicle_totals.readings AS vehicle_readings,
-                greatest(extract(epoch FROM least(until, now()) - since)::float8, 0) / usual_interval_seconds
-                    AS meter_expected,
+                CASE WHEN is_whole THEN greatest((SELECT seconds FROM passed), 0)
+                    ELSE greatest(extract(epoch FROM least(until, now()) - since)::float8, 0)
+                END / usual_interval_seconds AS meter_expected,
                 usual_interval_seconds IS NULL AS is_unknown
             FROM feeds
-            LEFT JOIN meter_totals ON is_whole AND meter_totals.meter_id = feeds.meter_id
             LEFT JOIN vehicle_totals ON is_whole AND vehicle_totals.vehicle_id = feeds.vehicle_id
             UNION ALL
             SELECT vehicle_id, kwh, readings, 0, 0, 0, false FROM ({meter_pieces}
@@ -194,16 +206,14 @@ PAIRS: LiteralString = """
         vehicle_totals.battery_temp_sum / nullif(vehicle_totals.readings, 0),
         coalesce(vehicle_totals.readings, 0), coalesce(fed.meter_readings, 0), coalesce(fed.dc_kwh, 0),
         coalesce(vehicle_totals.readings, 0) > coalesce(fed.vehicle_readings, 0)
-            AND (first_links.vehicle_id IS NOT NULL OR linked_meters.meter_id IS NOT NULL),
-        extract(epoch FROM least(%(end)s, now()) - %(start)s)::float8 / usual_interval_seconds,
-        fed.meter_expected, annulled.vehicle_id IS NOT NULL
+            AND (vehicle_id IN (SELECT vehicle_id FROM first_links) OR vehicle_id IN (
+                SELECT by_name.vehicle_id FROM by_name WHERE meter_id IN (SELECT meter_id FROM vehicle_meter_links)
+            )),
+        (SELECT seconds FROM passed) / usual_interval_seconds,
+        fed.meter_expected, vehicle_id IN (SELECT vehicle_id FROM annulled)
     FROM vehicle_status
     LEFT JOIN vehicle_totals USING (vehicle_id)
-    LEFT JOIN fed USING (vehicle_id)
-    LEFT JOIN first_links USING (vehicle_id)
-    LEFT JOIN annulled USING (vehicle_id)
-    LEFT JOIN by_name USING (vehicle_id)
-    LEFT JOIN (SELECT DISTINCT meter_id FROM vehicle_meter_links) AS linked_meters USING (meter_id)"""
+    LEFT JOIN fed USING (vehicle_id)"""
 
 FLEET = PAIRS.format(
     **{
