@@ -188,10 +188,15 @@ def _late(kind: str, rows: Sequence[Row], running: int) -> Iterator[Invalidation
         if row[1] < running_us:
             late[row[1] // HOUR_US].add(row[0])
     for hour in sorted(late):
-        if len(late[hour]) > LATE_DEVICES_MAX:
+        if len(late[hour]) > LATE_DEVICES_MAX or not all(map(_can_be_named, late[hour])):
             yield kind, _start(hour), None
         else:
             yield from ((kind, _start(hour), device_id) for device_id in sorted(late[hour]))
+
+
+def _can_be_named(device_id: object) -> bool:
+    """Whether PostgreSQL can be sent this id: a row of a batch may be one that it refuses, and costs nobody else."""
+    return isinstance(device_id, str) and "\0" not in device_id and device_id.isprintable()
 
 
 def _start(hour: int) -> datetime:

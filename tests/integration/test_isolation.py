@@ -21,6 +21,7 @@ from telemetry.readings import ReasonCode
 # Ahead, so that the hour does not end between here and the test: what is past is written down device by device.
 NOW_US = int(time.time() + 900) * 1_000_000
 DAY_US = 86_400_000_000
+LATE_US = 7_200_000_000
 ATTEMPTS = 4
 
 Sql = Callable[..., list[Any]]
@@ -147,8 +148,12 @@ ODD: dict[str, Any] = {
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
 @pytest.mark.parametrize("alone", [False, True], ids=["among others", "alone"])
-def test_what_cannot_even_be_sent_is_quarantined_alone(url: str, sql: Sql, odd: Any, alone: bool) -> None:
-    good = [] if alone else rows(evil=0)
+@pytest.mark.parametrize("late_us", [0, LATE_US], ids=["of now", "late"])
+def test_what_cannot_even_be_sent_is_quarantined_alone(url: str, sql: Sql, odd: Any, alone: bool, late_us: int) -> None:
+    """Late rows are named in the invalidations of their hours, which is one more place to trip over."""
+    good = [] if alone else [(row[0], row[1] - late_us, *row[2:]) for row in rows(evil=0)]
+    if odd[1] == NOW_US:
+        odd = (odd[0], NOW_US - late_us, *odd[2:])
     outcome = stored(url, batch_of([*good, odd]))
     assert (outcome.committed["meter"] + outcome.duplicate["meter"], len(outcome.refused)) == (len(good), 1)
     assert sql("SELECT count(*) FROM meter_readings_history") == [(len(good),)]
