@@ -184,11 +184,11 @@ class Ingestor:
         settings = self._settings
         async with asyncio.TaskGroup() as group:
 
-            def start(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-                return group.create_task(self._run_part(name, work), name=name)
+            def start(name: str, work: Coroutine[Any, Any, None], *, vital: bool = False) -> asyncio.Task[None]:
+                return group.create_task(self._run_part(name, work, vital=vital), name=name)
 
-            writing = start("flush", self._writer.run())
-            others = [start("link", source.run()), start("clocks", self._clock_watch.run())]
+            writing = start("flush", self._writer.run(), vital=True)
+            others = [start("link", source.run(), vital=True), start("clocks", self._clock_watch.run())]
             if isinstance(source, Link):
                 others.append(start("the broker's counts", broker_watch.run(source)))
             for chore in all_chores(settings, self.metrics, self._clocks, self._bound, self.is_connected):
@@ -202,8 +202,10 @@ class Ingestor:
             for task in (writing, *others):
                 task.cancel()
 
-    async def _run_part(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """A part that fails ends the process, in order: what is in hand is still written."""
+    async def _run_part(self, name: str, work: Coroutine[Any, Any, None], *, vital: bool) -> None:
+        """A part that fails is told. A vital one, without which nothing comes in or is stored, ends the process in
+        order: what is in hand is still written. Beside any other one readings go on.
+        """
         try:
             await work
         except LinkRefused as error:
@@ -213,7 +215,8 @@ class Ingestor:
         else:
             return
         self._failed = True
-        self.stop()
+        if vital:
+            self.stop()
 
     async def _drain(self, writing: asyncio.Task[None]) -> None:
         """Let the flushes finish; past the deadline leave what is unacknowledged to the broker, and say so."""

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from config.settings import load_settings
+from ingestor import service
 from ingestor.service import Ingestor
 from ingestor.source import OnMessages
 from mqtt.errors import LinkRefused
@@ -84,3 +85,21 @@ def test_a_source_that_ends_ends_the_process_once_what_is_in_hand_is_stored_and_
     with psycopg.connect(database_url) as connection:
         stored = connection.execute("SELECT meter_id FROM meter_readings_history ORDER BY meter_id").fetchall()
     assert stored == [("M-1",), ("M-2",), ("M-3",)]
+
+
+def test_readings_go_on_beside_a_chore_that_ends(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def ends(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("in a chore")
+
+    async def story(source: ScriptedSource) -> None:
+        await wait_until_async(lambda: "chore gauges: ended by a fault" in caplog.text, what="the chore's end")
+        source.hand_over(1, 2)
+        await wait_until_async(lambda: source.connection.acknowledged == [1, 2], what="the acknowledgements")
+        raise LinkRefused("the end of the story")
+
+    monkeypatch.setattr(service, "keep_doing", ends)
+    well, channel = ingest(database_url, story)
+    assert not well
+    assert channel.acknowledged == [1, 2]
