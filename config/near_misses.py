@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from difflib import SequenceMatcher
+from difflib import get_close_matches
 
 # RETENTION_DAY to RETENTION_DAYS is 0.96, DATABASE_USER to DATABASE_USERNAME 0.87, MQTT_PORT to METRICS_PORT 0.76.
 ALIKE_MIN = 0.85
@@ -25,16 +25,16 @@ def near_misses(given: Iterable[str], known: Collection[str]) -> Mapping[str, st
         limit = f"{kind}_{PATTERN}"
         if written in {*known, limit} or not rest:
             continue
-        if _alike(rest, PATTERN) >= ALIKE_MIN:
+        if get_close_matches(rest, [PATTERN], cutoff=ALIKE_MIN):
             found[name] = limit
             continue
-        alike = {target: _alike(written, target) for target in targets}
-        close = [target for target in targets if alike[target] >= ALIKE_MIN or target.startswith(f"{written}_")]
         # One that goes on where the name ends comes first: DATABASE_USER is no misspelt DATABASE_URL.
+        longer = [target for target in targets if target.startswith(written)]
+        close = (
+            get_close_matches(written, longer, 1, ALIKE_MIN)
+            or get_close_matches(written, [target for target in longer if target[len(written)] == "_"], 1, 0.0)
+            or get_close_matches(written, targets, 1, ALIKE_MIN)
+        )
         if close:
-            found[name] = max(close, key=lambda target: (target.startswith(written), alike[target]))
+            found[name] = close[0]
     return found
-
-
-def _alike(one: str, other: str) -> float:
-    return SequenceMatcher(None, one, other).ratio()
