@@ -17,7 +17,7 @@ from pathlib import Path
 
 from embedded.child import Child, Program, last_lines
 from embedded.ports import LOOPBACK, free_ports
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 STOP_SECONDS = 30.0
 # The last one is how `./dev test coverage` measures child processes as well.
@@ -66,7 +66,7 @@ class WattlineProcess:
         """Start it; after an end also again, with the same settings and ports."""
         self._child.start()
 
-    def wait_ready(self, timeout: float = 30.0) -> None:
+    def wait_ready(self, timeout: float = PATIENCE_SECONDS) -> None:
         """Until /readyz of `api` (on http_url) or of anything else (on metrics_url) answers 200."""
         base = self.http_url if self._child.program.name == "api" else self.metrics_url
         wait_until(lambda: not self.running or get_status(f"{base}/readyz") == 200, timeout, f"{base}/readyz")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 T = TypeVar("T")
 
 INTERVAL_SECONDS = 0.02
-PATIENCE_SECONDS = 30.0  # what takes a moment takes long beside a busy process; only a test that fails waits so long
+PATIENCE_SECONDS = 90.0  # what takes a moment takes long beside a busy process; only a test that fails waits so long
 
 
 def wait_until(condition: Callable[[], T | None], timeout: float = PATIENCE_SECONDS, what: str = "the condition") -> T:

@@ -40,7 +40,7 @@ def _running(data_dir: Path) -> dict[str, Any]:
 
 
 def _first_reading(up: WattlineProcess, data_dir: Path) -> dict[str, Any]:
-    wait_until(lambda: "first reading committed" in up.output() or not up.running, 30, "the first reading")
+    wait_until(lambda: "first reading committed" in up.output() or not up.running, what="the first reading")
     assert up.running, up.output()
     return wait_until(lambda: _running(data_dir), what="run.json")
 
@@ -125,11 +125,11 @@ def test_whoever_is_killed_comes_back(tmp_path: Path, start_wattline: Start) -> 
         now = _running(tmp_path / ".wattline")
         return now if now and all(now["pids"][name] != pids[name] for name in CHILDREN) else {}
 
-    again = wait_until(all_new, 20, "five new processes")
+    again = wait_until(all_new, what="five new processes")
     assert again["ports"] == running["ports"]
-    wait_until(lambda: get_status(f"{again['httpUrl']}/readyz") == 200, 30, "the API is ready again")
-    wait_until(lambda: get_status(again["metricsUrl"]) == 200, 30, "the ingestor is there again")
-    wait_until(lambda: _metrics_committed(again["metricsUrl"]) > 0, 30, "readings are committed again")
+    wait_until(lambda: get_status(f"{again['httpUrl']}/readyz") == 200, what="the API is ready again")
+    wait_until(lambda: get_status(again["metricsUrl"]) == 200, what="the ingestor is there again")
+    wait_until(lambda: _metrics_committed(again["metricsUrl"]) > 0, what="readings are committed again")
     assert up.output().count("was ended by SIGKILL; restarting it") == len(CHILDREN)
     assert up.stop(30) == 0
 
@@ -141,11 +141,11 @@ def test_a_killed_up_leaves_nothing_but_its_data(tmp_path: Path, start_wattline:
     running = _first_reading(up, data_dir)
     stored, family = _stored(running["databaseUrl"]), _family(up)
     up.kill()
-    wait_until(lambda: not _alive(family), 15, "all of them have gone")
+    wait_until(lambda: not _alive(family), what="all of them have gone")
     assert (data_dir / "run.json").exists()
 
     up.start()
-    wait_until(lambda: up.output().count("first reading committed") == 2, 30, "the first reading of the second run")
+    wait_until(lambda: up.output().count("first reading committed") == 2, what="the first reading of the second run")
     again = _running(data_dir)
     assert again["ports"]["pg"] == running["ports"]["pg"]
     assert _stored(again["databaseUrl"]) > stored
@@ -192,7 +192,7 @@ def test_a_wrong_setting_is_said_before_anything_starts(tmp_path: Path, start_wa
 
 def test_without_a_fleet_there_is_no_loadgen(tmp_path: Path, start_wattline: Start) -> None:
     up = start_wattline("up", *ANY_PORTS, "--meters", "0", "--vehicles", "0")
-    wait_until(lambda: "committed 0 readings" in up.output() or not up.running, 30, "the status line")
+    wait_until(lambda: "committed 0 readings" in up.output() or not up.running, what="the status line")
     assert up.running, up.output()
     running = json.loads((tmp_path / ".wattline" / "run.json").read_text())
     assert set(running["pids"]) == CHILDREN - {"loadgen"}
