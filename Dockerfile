@@ -11,6 +11,7 @@ COPY wattline wattline
 COPY config config
 COPY postgres postgres
 COPY serving serving
+COPY processes processes
 COPY ledger ledger
 COPY telemetry telemetry
 COPY mqtt mqtt

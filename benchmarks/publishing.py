@@ -21,9 +21,9 @@ import mqtt5
 from benchmarks.messages import Plan
 from benchmarks.servers import Servers
 from config.settings import Settings, load_settings
-from embedded.child import Child
 from mqtt.link import Link, LinkOptions
 from mqtt.packets import PacketReader
+from processes.child import Child
 from telemetry.topics import ALL_TELEMETRY
 
 CHUNK = 500  # 80 KB: one write

@@ -36,11 +36,11 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.plans import Plan, explain
 from benchmarks.report import BLUE, GREY, ORANGE, Report, Row, add_output, report_for, say
 from benchmarks.servers import READY_SECONDS, Servers, servers
-from embedded.child import Child, last_lines
 from embedded.commands import fetch
 from embedded.ports import LOOPBACK, free_ports
 from ingestor.hourly import hour_of, roll
 from postgres.connecting import connect
+from processes.child import Child, last_lines
 from telemetry.kinds import VEHICLE
 
 SUMMARY = "server time and requests a second over a full day of the reference fleet"

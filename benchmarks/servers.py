@@ -24,7 +24,6 @@ import psycopg
 from benchmarks.errors import BenchmarkError
 from config.settings import Settings
 from embedded.books import Sample, read_sample
-from embedded.child import Child, Program, last_lines
 from embedded.commands import fetch
 from embedded.mosquitto import MosquittoServer
 from embedded.ports import LOOPBACK, free_ports
@@ -32,6 +31,7 @@ from embedded.postgres import PostgresServer
 from ingestor.schema.migrate import migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
 from postgres.connecting import connect
+from processes.child import Child, Program, last_lines
 
 PROJECT = Path(__file__).parent.parent
 LOOK_SECONDS = 0.02

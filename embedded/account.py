@@ -8,19 +8,10 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from embedded.errors import EmbeddedError
-
-
-@dataclass(frozen=True)
-class Account:
-    """The unprivileged user to become, when we are root."""
-
-    name: str
-    uid: int
-    gid: int
+from processes.child import Account
 
 
 def account_for(data: Path) -> Account | None:

@@ -12,8 +12,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from embedded.account import Account, can_read
+from embedded.account import can_read
 from embedded.errors import EmbeddedError
+from processes.child import Account
 
 
 def cached(name: str, account: Account | None, make: Callable[[Path], None]) -> Path:

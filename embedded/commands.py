@@ -17,11 +17,10 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 from config.settings import ENV_FILE
-from embedded.account import Account
-from embedded.child import Program
 from embedded.interpreter import Interpreter
 from embedded.ports import LOOPBACK
-from embedded.service import Service
+from processes.child import Account, Program
+from processes.service import Service
 
 PROBE_SECONDS = 1.0
 WORDS_MAX = 500

@@ -1,9 +1,9 @@
-"""What can go wrong around the programs that wattline starts: one error, whose text is one line for a person."""
+"""What can go wrong around the servers that `wattline up` starts: one error, whose text is one line for a person."""
 
 from __future__ import annotations
 
-from config.errors import WattlineError
+from processes.errors import ProcessError
 
 
-class EmbeddedError(WattlineError):
-    """A server or command could not be found, started or kept running; the message says what to do about it."""
+class EmbeddedError(ProcessError):
+    """A server could not be found, started or kept running; the message says what to do about it."""

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from embedded.account import Account, can_read
+from embedded.account import can_read
+from processes.child import Account
 
 OPEN_FOLDERS = Path("/proc/self/fd")
 TRIAL = "import wattline.cli, psycopg, pydantic, uvicorn"

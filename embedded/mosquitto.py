@@ -16,14 +16,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from embedded.account import Account, account_for, can_read_inside, write_for
-from embedded.child import Program, last_lines
+from embedded.account import account_for, can_read_inside, write_for
 from embedded.errors import EmbeddedError
 from embedded.leftovers import end_leftovers, mark_of
 from embedded.mosquitto_program import MosquittoProgram, mosquitto_program
 from embedded.ports import LOOPBACK, free_ports
-from embedded.service import Service
 from embedded.snapshot import NAME, damage_of, keep, set_aside
+from processes.child import Account, Program, last_lines
+from processes.errors import ProcessError
+from processes.service import Service
 
 # How every version ends where it cannot restore the snapshot, whatever it says before.
 REFUSAL = "Couldn't open database"
@@ -84,7 +85,7 @@ class MosquittoServer(Service):
         """Also where the snapshot has to be set aside first."""
         try:
             super().wait_ready(timeout_seconds, pause)
-        except EmbeddedError:
+        except ProcessError:
             if not self._refused_the_snapshot():
                 raise
             self.launch()

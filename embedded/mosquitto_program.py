@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedded import debian
-from embedded.account import Account, can_read
+from embedded.account import can_read
 from embedded.cache import cached
 from embedded.errors import EmbeddedError
+from processes.child import Account
 
 OLDEST = (2, 0)
 # Debian puts it into sbin, which is not on an ordinary user's PATH; nor is Homebrew's.

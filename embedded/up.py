@@ -27,9 +27,10 @@ from embedded.postgres import PostgresServer
 from embedded.postgres_programs import postgres_programs
 from embedded.run_file import end_left_running, sole_run, write_run
 from embedded.screen import Screen
-from embedded.service import Service
 from embedded.stopping import Stopping, StopRequested
-from embedded.supervisor import Supervisor
+from processes.errors import ProcessError
+from processes.service import Service
+from processes.supervisor import Supervisor
 
 TICK_SECONDS = 0.2
 BOOKS_SECONDS = 1.0
@@ -53,7 +54,7 @@ class Options:
 
 
 def up(options: Options) -> int:
-    """Run until asked to stop. Raises EmbeddedError, one line, when something cannot be had or does not start."""
+    """Run until asked to stop. Raises ProcessError, one line, when something cannot be had or does not start."""
     options.data_dir.mkdir(parents=True, exist_ok=True)
     with sole_run(options.data_dir):
         end_left_running(options.data_dir)
@@ -64,7 +65,7 @@ def up(options: Options) -> int:
             run.watch()
         except StopRequested:
             pass
-        except EmbeddedError:
+        except ProcessError:
             if not run.stopping.requested:  # else it failed because we are being stopped
                 raise
         finally:

@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from embedded.account import Account
 from embedded.mosquitto import MosquittoServer
 from embedded.postgres import PostgresServer
 from embedded.postgres_programs import PostgresPrograms
+from processes.child import Account
 
 
 class Server(Protocol):

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from embedded.account import Account, can_read
+from embedded.account import can_read
+from processes.child import Account
 
 
 class OrdinaryUser(NamedTuple):

@@ -13,11 +13,11 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from embedded import debian
-from embedded.account import Account, account_for, write_for
+from embedded.account import account_for, write_for
 from embedded.cache import cached
-from embedded.child import Child, Program, last_lines
 from embedded.errors import EmbeddedError
 from embedded.ports import LOOPBACK, free_ports
+from processes.child import Account, Child, Program, last_lines
 from tests.waiting import wait_until
 
 

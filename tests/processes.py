@@ -15,8 +15,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from embedded.child import Child, Program, last_lines
 from embedded.ports import LOOPBACK, free_ports
+from processes.child import Child, Program, last_lines
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
 STOP_SECONDS = 30.0

@@ -15,6 +15,7 @@ from embedded.leftovers import find_marked
 from embedded.ports import free_ports
 from embedded.postgres import PostgresServer
 from embedded.postgres_programs import WHEEL, PostgresPrograms, copy_wheel, postgres_programs
+from processes.errors import ProcessError
 from tests.backends import Database
 from tests.ordinary_user import ordinary_user
 from tests.waiting import wait_until
@@ -139,7 +140,7 @@ def test_a_lost_password_file_is_said_in_one_line(server: PostgresServer, left: 
 
 def test_a_start_that_fails_shows_the_end_of_the_log(server: PostgresServer, tmp_path: Path) -> None:
     second = PostgresServer(tmp_path / "second", port=server.port)
-    with pytest.raises(EmbeddedError, match=r"(?s)PostgreSQL ended with status 1; .*second.*Address already in use"):
+    with pytest.raises(ProcessError, match=r"(?s)PostgreSQL ended with status 1; .*second.*Address already in use"):
         second.start()
 
 

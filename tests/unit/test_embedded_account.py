@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from embedded.account import Account, account_for, can_read, write_for
+from embedded.account import account_for, can_read, write_for
+from processes.child import Account
 from tests.ordinary_user import ordinary_user
 
 STRANGER = Account("stranger", uid=54321, gid=54321)

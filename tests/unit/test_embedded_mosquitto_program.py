@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from embedded import mosquitto_program as programs
-from embedded.account import Account
 from embedded.errors import EmbeddedError
+from processes.child import Account
 
 OLD = "#!/bin/sh\necho 'mosquitto version 1.6.9'\nexit 3\n"
 NEW = "#!/bin/sh\necho 'mosquitto version 2.0.20'\nexit 3\n"

@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = {"config", "telemetry", "mqtt", "postgres", "serving", "ledger"}
+SHARED = {"config", "telemetry", "mqtt", "postgres", "serving", "ledger", "processes"}
 MAY_IMPORT = {
     "config": set(),
     "telemetry": {"config"},
     "mqtt": {"config"},
     "postgres": {"config"},
     "serving": {"config"},
+    "processes": {"config"},
     "ledger": {"config", "telemetry", "postgres"},
     "ingestor": SHARED,
     "analytics_api": SHARED,
     "loadgen": SHARED,
-    "embedded": {"config"},
+    "embedded": {"config", "processes"},
 }
 
 

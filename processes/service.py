@@ -12,8 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
-from embedded.child import Child, Program, last_lines
-from embedded.errors import EmbeddedError
+from processes.child import Child, Program, last_lines
+from processes.errors import ProcessError
 
 PROBE_INTERVAL_SECONDS = 0.05
 
@@ -32,7 +32,7 @@ class Service(ABC):
 
     @abstractmethod
     def prepare(self) -> Program:
-        """Everything before a launch, again at each one. Raises EmbeddedError."""
+        """Everything before a launch, again at each one. Raises ProcessError."""
 
     @abstractmethod
     def is_ready(self) -> bool:
@@ -65,21 +65,21 @@ class Service(ABC):
         self._child.start()
 
     def start(self, timeout_seconds: float | None = None) -> None:
-        """Launch, and wait until it is ready. Raises EmbeddedError with the log's end when it does not get there."""
+        """Launch, and wait until it is ready. Raises ProcessError with the log's end when it does not get there."""
         self.launch()
         self.wait_ready(timeout_seconds)
 
     def wait_ready(self, timeout_seconds: float | None = None, pause: Callable[[float], None] = time.sleep) -> None:
-        """`pause` waits between two looks, and may raise to give up. Raises EmbeddedError, with the log's end."""
+        """`pause` waits between two looks, and may raise to give up. Raises ProcessError, with the log's end."""
         seconds = timeout_seconds or self.start_seconds
         deadline = time.monotonic() + seconds
         while not self.is_ready():
             if not self.running:
-                raise EmbeddedError(self.why_it_ended())
+                raise ProcessError(self.why_it_ended())
             if time.monotonic() > deadline:
                 why = self.why_not_ready()
                 self.kill()
-                raise EmbeddedError(f"{self.label} was not ready within {seconds:.0f} s{why}; see {self.log}")
+                raise ProcessError(f"{self.label} was not ready within {seconds:.0f} s{why}; see {self.log}")
             pause(PROBE_INTERVAL_SECONDS)
 
     def stop(self, timeout_seconds: float | None = None) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from config.backoff import backoff_seconds
-from embedded.errors import EmbeddedError
-from embedded.service import Service
+from processes.errors import ProcessError
+from processes.service import Service
 
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 30.0
@@ -65,7 +65,7 @@ class _Watch:
             try:
                 self.service.launch()
                 self.restart_at = None
-            except (EmbeddedError, OSError) as error:
+            except (ProcessError, OSError) as error:
                 self.restart_at = self.restarts.ended(now)
                 yield f"{self.service.label} cannot be restarted: {error}"
 

@@ -17,11 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from embedded import tether
-from embedded.account import Account
+from processes import tether
 
 LOG_BYTES_MAX = 10_000_000  # a log is set aside (one generation) when a start finds it larger
 IMPATIENT_SECONDS = 2.0  # what each signal after the first, polite one is given
+
+
+@dataclass(frozen=True)
+class Account:
+    """The unprivileged user to become, when we are root."""
+
+    name: str
+    uid: int
+    gid: int
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from embedded.child import Program
-from embedded.errors import EmbeddedError
-from embedded.service import Service
-from embedded.supervisor import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, SETTLED_SECONDS, Restarts, Supervisor
+from processes.child import Program
+from processes.errors import ProcessError
+from processes.service import Service
+from processes.supervisor import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, SETTLED_SECONDS, Restarts, Supervisor
 from tests.waiting import wait_until
 
 
@@ -21,7 +21,7 @@ class Sleeper(Service):
 
     def prepare(self) -> Program:
         if self.broken:
-            raise EmbeddedError("its port is taken")
+            raise ProcessError("its port is taken")
         command = ("/bin/sh", "-c", "echo here; exec sleep 600")
         return Program(name=self.name, command=command, log=self.log, environment={"PATH": os.defpath})
 
