@@ -15,13 +15,19 @@ from config.settings import Settings, load_settings
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """No options: everything is a setting (see the table in README.md)."""
-    parser.epilog = "Everything is set by environment variables or .env; see the table in README.md."
+    """What is done once; everything else is a setting (see the table in README.md)."""
+    parser.epilog = "Everything else is set by environment variables or .env; see the table in README.md."
+    parser.add_argument(
+        "--leave",
+        action="store_true",
+        help="leave the share group for good: store what the session of MQTT_CLIENT_ID holds, unsubscribe, end",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 0 after SIGTERM or SIGINT, 1 when it had to give up; the log says why."""
-    load = partial(load_settings, beside_up=True, data_dir=args.data_dir)
+    metrics_port = 0 if args.leave else None  # one that leaves may stand beside one that stays
+    load = partial(load_settings, beside_up=True, data_dir=args.data_dir, metrics_port=metrics_port)
     rereading = Rereading(load, _check, apply=lambda _: None)
     settings = rereading.settings
     configure_logging(settings.log_level, settings.log_format)
@@ -30,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     async def ingest() -> bool:
         rereading.listen()
-        return await Ingestor(settings).run()
+        return await Ingestor(settings, leaves=args.leave).run()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return OK if runner.run(ingest()) else FAILED

@@ -25,6 +25,7 @@ from ingestor.decode import Decoder
 from ingestor.health import health_app, listen, serving
 from ingestor.housekeeping.all import all_chores
 from ingestor.housekeeping.chores import keep_doing
+from ingestor.leaving import Leaving, may_leave
 from ingestor.metrics import IngestMetrics
 from ingestor.rejected.bound import ByteBound
 from ingestor.rejected.limit import KeepLimit
@@ -49,6 +50,8 @@ T = TypeVar("T")
 
 # Of the 10 s that a stop may take: this much for what is in hand, the rest for goodbyes.
 DRAIN_SECONDS_MAX = 7.0
+# How often it is asked whether a session that we leave is empty.
+LEAVING_LOOK_SECONDS = 0.1
 # A reading is 100 to 200 bytes in memory, and arrays bring thousands of them in one message of the window.
 PENDING_ROWS_PER_MESSAGE = 2
 
@@ -61,11 +64,15 @@ class Ingestor:
         settings: Settings,
         now: Callable[[], float] = time.time,
         source: Callable[..., Source] = Link,
+        *,
+        leaves: bool = False,
     ) -> None:
-        """`now` is our clock; `source` makes the source, from the arguments of `Link`. Raises SettingsError for what
-        can be known to be wrong before anything starts.
+        """`now` is our clock; `source` makes the source, from the arguments of `Link`. One that `leaves` takes what is
+        in its session and ends. Raises SettingsError for what can be known to be wrong before anything starts.
         """
         self._settings = settings
+        self._leaves = leaves
+        self._left = False
         self._make_source = source
         self._stopped = asyncio.Event()
         self._failed = False
@@ -123,7 +130,7 @@ class Ingestor:
     async def run(self) -> bool:
         """Ingest until SIGTERM or SIGINT. False when it had to end by itself; the log says why.
 
-        Raises SettingsError where METRICS_HOST and METRICS_PORT cannot be had.
+        Raises SettingsError where METRICS_HOST and METRICS_PORT cannot be had, LeavingError where it may not leave.
         """
         listener = listen(self._settings.metrics_host, self._settings.metrics_port)
         logger.info("metrics and health on http://%s:%d", *listener.getsockname()[:2])
@@ -138,8 +145,10 @@ class Ingestor:
                     logger.error("PostgreSQL at %s: %s", self._settings.database_label, error)  # noqa: TRY400 - one line
                     return False
                 if before is not None:
-                    await self._ingest(Subscription(self._settings, before))
-        return not self._failed
+                    if self._leaves:
+                        may_leave(self._settings, before)
+                    await self._ingest(Subscription(self._settings, before, leaving=self._leaves))
+        return not self._failed and self._left == self._leaves
 
     def stop(self) -> None:
         """Make `run` end, in order."""
@@ -159,27 +168,33 @@ class Ingestor:
 
     async def _ingest(self, subscription: Subscription) -> None:
         broker_watch = BrokerWatch(self._link_options, self.metrics.registry)
+        leaving = Leaving(subscription.to_leave, self.backlog.receive) if self._leaves else None
         self.source = source = self._make_source(
             self._link_options,
-            subscribe=[subscription.topic_filter],
+            subscribe=subscription.wanted,
             unsubscribe=subscription.to_leave,
             known_to_broker=subscription.had_session,
             before_subscribe=subscription.remember,
             before_connect=broker_watch.introduce,
-            on_publish=self.backlog.receive,
+            on_publish=leaving.receive if leaving else self.backlog.receive,
             on_reconnect=self.metrics.reconnected,
             on_session_lost=self.metrics.session_lost,
-            on_unsubscribed=subscription.forget,
+            on_unsubscribed=leaving.unsubscribed if leaving else subscription.forget,
         )
         self._starting = None
         try:
-            await self._run_parts(source, broker_watch)
+            await self._run_parts(source, broker_watch, leaving)
+            if self._left:
+                for topic_filter in subscription.to_leave:
+                    await subscription.forget(topic_filter)
         finally:
             await self._sink.close()
-        if not self._failed:
+        if self._left:
+            logger.info("%s has left: its session is empty, and stays so", self._settings.mqtt_client_id)
+        elif not self._failed:
             logger.info("stopped")
 
-    async def _run_parts(self, source: Source, broker_watch: BrokerWatch) -> None:
+    async def _run_parts(self, source: Source, broker_watch: BrokerWatch, leaving: Leaving | None) -> None:
         """All that goes on at once, until `stop`; then what is in hand is written, and the rest cancelled."""
         settings = self._settings
         async with asyncio.TaskGroup() as group:
@@ -191,6 +206,8 @@ class Ingestor:
             others = [start("link", source.run(), vital=True), start("clocks", self._clock_watch.run())]
             if isinstance(source, Link):
                 others.append(start("the broker's counts", broker_watch.run(source)))
+            if leaving:
+                others.append(start("leaving", self._leave(source, leaving), vital=True))
             for chore in all_chores(settings, self.metrics, self._clocks, self._bound, self.is_connected):
                 rounds = keep_doing(
                     chore, conninfo=settings.database_conninfo, label=settings.database_label, books=self.metrics
@@ -201,6 +218,13 @@ class Ingestor:
             await self._drain(writing)
             for task in (writing, *others):
                 task.cancel()
+
+    async def _leave(self, source: Source, leaving: Leaving) -> None:
+        """Stop once nothing is left in our session."""
+        while not self._left:
+            await asyncio.sleep(LEAVING_LOOK_SECONDS)
+            self._left = leaving.is_over(source.connection, self.backlog.pending() + self.backlog.inflight())
+        self.stop()
 
     async def _run_part(self, name: str, work: Coroutine[Any, Any, None], *, vital: bool) -> None:
         """A part that fails is told. A vital one, without which nothing comes in or is stored, ends the process in

@@ -21,7 +21,7 @@ NO_ROOM = psycopg.errors.TooManyConnections("sorry, too many clients already")
 
 def start(monkeypatch: pytest.MonkeyPatch, failures: list[Exception], troubles: list[str] | None = None) -> None:
     """A start whose first attempts fail so."""
-    found = Remembered(filters=[])
+    found = Remembered(filters=[], others=[])
     monkeypatch.setattr(startup, "RETRY_SECONDS", 0)
 
     async def prepared(*_: object) -> Remembered:
