@@ -54,7 +54,7 @@ LOAD_RATE = 333
 SUMS: tuple[LiteralString, ...] = ("meter_hourly", "vehicle_hourly", "hourly_invalidations")
 HISTORIES: tuple[LiteralString, ...] = ("meter_readings_history", "vehicle_readings_history")
 
-STATUS = VEHICLE.sql(NEWEST)
+STATUS = NEWEST[VEHICLE.name]
 # One vehicle's: the question, the API's statement, the bar in ms.
 QUESTIONS: tuple[tuple[str, Query, float], ...] = (
     ("status", STATUS, 2.0),

@@ -10,7 +10,7 @@ does not see has its row still there.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import LiteralString
@@ -20,7 +20,7 @@ from psycopg.rows import TupleRow
 
 from ingestor.batch import Batch, Row
 from postgres.locks import AdvisoryLock
-from telemetry.kinds import KINDS, Kind
+from telemetry.kinds import SqlByKind
 
 HOUR = timedelta(hours=1)
 HOUR_SECONDS = 3600
@@ -51,22 +51,22 @@ TAKE: LiteralString = """
     SELECT DISTINCT kind, hour, device_id FROM taken"""
 
 # All sums of an hour, before they are made again.
-FORGET: LiteralString = "DELETE FROM {hourly} WHERE hour = %(hour)s"
+FORGET = SqlByKind("DELETE FROM {hourly} WHERE hour = %(hour)s")
 
 # An hour of all devices; finds its readings by the BRIN index on ts.
-SUM_HOUR: LiteralString = """
+SUM_HOUR = SqlByKind("""
     INSERT INTO {hourly} (hour, {id}, {hours}, readings)
     SELECT %(hour)s, {id}, {sums}, count(*)
     FROM {history}
     WHERE ts >= %(hour)s AND ts < %(end)s
     GROUP BY {id}
-    ORDER BY {id}"""
+    ORDER BY {id}""")
 
 # The sums of some devices: one whose readings of that hour were all annulled has none any more.
-FORGET_DEVICES: LiteralString = "DELETE FROM {hourly} WHERE hour = %(hour)s AND {id} = ANY(%(devices)s::text[])"
+FORGET_DEVICES = SqlByKind("DELETE FROM {hourly} WHERE hour = %(hour)s AND {id} = ANY(%(devices)s::text[])")
 
 # Some devices of an hour, by the primary key of the history.
-SUM_DEVICES: LiteralString = """
+SUM_DEVICES = SqlByKind("""
     INSERT INTO {hourly} (hour, {id}, {hours}, readings)
     SELECT %(hour)s, device_id, {hours}, readings
     FROM unnest(%(devices)s::text[]) AS device_id
@@ -75,35 +75,10 @@ SUM_DEVICES: LiteralString = """
         FROM {history}
         WHERE {id} = device_id AND ts >= %(hour)s AND ts < %(end)s
     ) AS sums
-    WHERE readings > 0"""
+    WHERE readings > 0""")
 
 # What is past its retention.
-DELETE_EXPIRED: LiteralString = "DELETE FROM {hourly} WHERE hour < %s"
-
-
-@dataclass(frozen=True)
-class Statements:
-    """What the roller runs for a kind of reading."""
-
-    forget: bytes
-    sum_hour: bytes
-    forget_devices: bytes
-    sum_devices: bytes
-    delete_expired: bytes
-
-    @classmethod
-    def of(cls, kind: Kind) -> Statements:
-        """Rendered once, when the program starts."""
-        return cls(
-            kind.sql(FORGET),
-            kind.sql(SUM_HOUR),
-            kind.sql(FORGET_DEVICES),
-            kind.sql(SUM_DEVICES),
-            kind.sql(DELETE_EXPIRED),
-        )
-
-
-STATEMENTS: Mapping[str, Statements] = {kind.name: Statements.of(kind) for kind in KINDS}
+DELETE_EXPIRED = SqlByKind("DELETE FROM {hourly} WHERE hour < %s")
 
 
 @dataclass(frozen=True)
@@ -164,21 +139,20 @@ async def roll(connection: AsyncConnection[TupleRow], hours_max: int = HOURS_PER
 async def delete_expired_sums(connection: AsyncConnection[TupleRow], before: datetime) -> int:
     """Delete the sums of hours before `before`; the result is how many rows that were."""
     deleted = 0
-    for statements in STATEMENTS.values():
-        deleted += (await connection.execute(statements.delete_expired, [before])).rowcount
+    for statement in DELETE_EXPIRED.values():
+        deleted += (await connection.execute(statement, [before])).rowcount
     return deleted
 
 
 async def _sum(connection: AsyncConnection[TupleRow], kind: str, hour: datetime, devices: set[str | None]) -> None:
-    statements = STATEMENTS[kind]
     bounds: dict[str, object] = {"hour": hour, "end": hour + HOUR}
     if None in devices:
-        await connection.execute(statements.forget, bounds)
-        await connection.execute(statements.sum_hour, bounds, prepare=False)
+        await connection.execute(FORGET[kind], bounds)
+        await connection.execute(SUM_HOUR[kind], bounds, prepare=False)
     else:
         some = bounds | {"devices": sorted(filter(None, devices))}
-        await connection.execute(statements.forget_devices, some)
-        await connection.execute(statements.sum_devices, some, prepare=False)
+        await connection.execute(FORGET_DEVICES[kind], some)
+        await connection.execute(SUM_DEVICES[kind], some, prepare=False)
 
 
 def _late(kind: str, rows: Sequence[Row], running: int) -> Iterator[Invalidation]:

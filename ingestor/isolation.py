@@ -22,7 +22,7 @@ from psycopg.rows import TupleRow
 from config.seldom import Seldom
 from ingestor import wire
 from ingestor.batch import Batch, Refusal, Row, first_of_each, in_key_order, newest_per_device, repetitions
-from ingestor.statements import Statements
+from ingestor.statements import COPY, FREE_TABLES, LOCKED, MERGE, NEWEST, SIGN_OF_LIFE, STORED
 from ingestor.transactions import is_alive
 from postgres.failures import failure_kind
 from telemetry.kinds import Kind
@@ -64,7 +64,7 @@ class Stored:
 
 async def store_rows(  # noqa: PLR0913 - what is stored, where, and how
     connection: AsyncConnection[TupleRow],
-    table: Statements,
+    kind: Kind,
     rows: Sequence[Row],
     *,
     batch: Batch,
@@ -81,13 +81,13 @@ async def store_rows(  # noqa: PLR0913 - what is stored, where, and how
         ordered = in_key_order(rows)
         try:
             async with connection.transaction():
-                await _copy(connection, table, ordered)
-                await _update_status(connection, table, ordered)
+                await _copy(connection, kind, ordered)
+                await _update_status(connection, kind, ordered)
                 return Stored(stored=len(rows))
         except Exception as error:
             if not _is_of_rows(connection, error):
                 raise
-    work = _Merging(connection, table, batch, progress)
+    work = _Merging(connection, kind, batch, progress)
     once = first_of_each(rows)
     others = repetitions(rows) if len(once) < len(rows) else []
     work.watch(others)
@@ -103,25 +103,25 @@ async def store_rows(  # noqa: PLR0913 - what is stored, where, and how
     work.compare(others)
     done = work.done
     if done.stored + done.repeated + len(done.refused) + len(done.later) != len(rows):
-        raise UnbalancedError(f"of {len(rows)} readings of kind {table.kind.name} some are not accounted for")
+        raise UnbalancedError(f"of {len(rows)} readings of kind {kind.name} some are not accounted for")
     return work.done
 
 
-async def _copy(connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row]) -> None:
+async def _copy(connection: AsyncConnection[TupleRow], kind: Kind, rows: Sequence[Row]) -> None:
     async with connection.cursor() as cursor:
-        async with cursor.copy(table.copy) as copy:
+        async with cursor.copy(COPY[kind.name]) as copy:
             for chunk in wire.copy_stream(rows):
                 await copy.write(chunk)
         if cursor.rowcount != len(rows):
             raise SwallowedError
 
 
-async def _update_status(connection: AsyncConnection[TupleRow], table: Statements, rows: Sequence[Row]) -> None:
+async def _update_status(connection: AsyncConnection[TupleRow], kind: Kind, rows: Sequence[Row]) -> None:
     """The status after `rows`, none of which was stored before: a repetition must not bring back who was forgotten."""
     newest = newest_per_device(rows)
-    cursor = await connection.execute(table.newest, wire.columns(newest))
+    cursor = await connection.execute(NEWEST[kind.name], wire.columns(newest))
     if cursor.rowcount < len(newest):
-        await connection.execute(table.sign_of_life, [wire.text_array([row[0] for row in newest])])
+        await connection.execute(SIGN_OF_LIFE[kind.name], [wire.text_array([row[0] for row in newest])])
 
 
 def _is_of_rows(connection: AsyncConnection[TupleRow], error: Exception) -> bool:
@@ -133,11 +133,11 @@ class _Merging:
     """The slow path of one kind in one transaction."""
 
     def __init__(
-        self, connection: AsyncConnection[TupleRow], table: Statements, batch: Batch, progress: Callable[[], None]
+        self, connection: AsyncConnection[TupleRow], kind: Kind, batch: Batch, progress: Callable[[], None]
     ) -> None:
         self.done = Stored()
         self._connection = connection
-        self._table = table
+        self._kind = kind
         self._batch = batch
         self._progress = progress
         self._lock_failures = 0
@@ -196,7 +196,7 @@ class _Merging:
             self.done.repeated += 1
         else:
             batch = self._batch
-            self.done.refused.append(conflict(self._table, row, there, batch.received_at, again=batch.redelivered))
+            self.done.refused.append(conflict(self._kind, row, there, batch.received_at, again=batch.redelivered))
 
     async def unlocked(self, rows: Sequence[Row]) -> list[Row]:
         """The rows of devices that nobody has locked; the others are left for later. Raises LockNotAvailable where
@@ -204,11 +204,11 @@ class _Merging:
         """
         try:
             async with self._connection.transaction():
-                await self._connection.execute(self._table.free_tables)
+                await self._connection.execute(FREE_TABLES[self._kind.name])
         except psycopg.errors.InsufficientPrivilege:
             pass  # LOCK TABLE asks for more rights than what we do here
         devices = sorted({row[0] for row in rows})
-        cursor = await self._connection.execute(self._table.locked, {"devices": devices})
+        cursor = await self._connection.execute(LOCKED[self._kind.name], {"devices": devices})
         locked = {device for (device,) in await cursor.fetchall()}
         self.done.later += [row for row in rows if row[0] in locked]
         return [row for row in rows if row[0] not in locked]
@@ -249,18 +249,18 @@ class _Merging:
         """All of them or none: those that were new, and the others, each with what is stored in its place. That is
         nothing where the table has not got it although nobody complained.
         """
-        connection, table = self._connection, self._table
+        connection, kind = self._connection, self._kind
         async with connection.transaction():
-            cursor = await connection.execute(table.merge, wire.columns(rows))
+            cursor = await connection.execute(MERGE[kind.name], wire.columns(rows))
             if cursor.rowcount == len(rows):
-                await _update_status(connection, table, rows)
+                await _update_status(connection, kind, rows)
                 return rows, []
             stored_now = {(device, (ts - EPOCH) // MICROSECOND) for device, ts in await cursor.fetchall()}
             new = [row for row in rows if row[:2] in stored_now]
             others = [row for row in rows if row[:2] not in stored_now]
             known = list(zip(others, await self._stored(others), strict=True))
             if new:
-                await _update_status(connection, table, new)
+                await _update_status(connection, kind, new)
         return new, known
 
     async def _stored(self, rows: Sequence[Row]) -> list[Row | None]:
@@ -268,7 +268,7 @@ class _Merging:
         devices, times = wire.columns(rows)[:2]
         us = [row[1] for row in rows]
         bounds = {"first": EPOCH + min(us) * MICROSECOND, "last": EPOCH + max(us) * MICROSECOND}
-        query = self._table.stored
+        query = STORED[self._kind.name]
         asked = {"devices": devices, "times": times, **bounds}
         cursor = await self._connection.execute(query, asked, prepare=False)
         found = [numbers for (numbers,) in await cursor.fetchall()]
@@ -300,39 +300,39 @@ class _Merging:
     def refuse(self, row: Row, error: Exception) -> None:
         """It goes to quarantine."""
         batch = self._batch
-        self.done.refused.append(refusal(self._table, row, error, batch.received_at, again=batch.redelivered))
+        self.done.refused.append(refusal(self._kind, row, error, batch.received_at, again=batch.redelivered))
         if failure_kind(error) != "data" and (count := _unexplained.due(type(error).__name__)):
             logger.error(
                 "%d readings could not be stored for a reason of their own and go to quarantine", count, exc_info=error
             )
 
 
-def refusal(table: Statements, row: Row, error: Exception, received_at: float, *, again: bool) -> Refusal:
+def refusal(kind: Kind, row: Row, error: Exception, received_at: float, *, again: bool) -> Refusal:
     """The reading as its device would send it, with what there is against it."""
     if isinstance(error, psycopg.Error):
         said = f"PostgreSQL refused it: {error.diag.message_primary or error} ({error.sqlstate})"
     else:
         said = f"PostgreSQL could not be given it: {type(error).__name__}: {error}"
-    return _refusal(table, row, "database_refused", said, received_at, again=again)
+    return _refusal(kind, row, "database_refused", said, received_at, again=again)
 
 
-def conflict(table: Statements, row: Row, there: Row, received_at: float, *, again: bool) -> Refusal:
+def conflict(kind: Kind, row: Row, there: Row, received_at: float, *, again: bool) -> Refusal:
     """A reading whose device and time are stored with other values."""
     differences = "; ".join(
         f"{measure.name} {stored!r} is stored, {came!r} came"
-        for measure, stored, came in zip(table.kind.measures, there[2:], row[2:], strict=True)
+        for measure, stored, came in zip(kind.measures, there[2:], row[2:], strict=True)
         if stored != came
     )
     said = f"this device's reading of that time is stored with other values: {differences}"
-    return _refusal(table, row, "conflict", said, received_at, again=again)
+    return _refusal(kind, row, "conflict", said, received_at, again=again)
 
 
 def _refusal(  # noqa: PLR0913 - all that is known of it
-    table: Statements, row: Row, code: ReasonCode, reason: str, received_at: float, *, again: bool
+    kind: Kind, row: Row, code: ReasonCode, reason: str, received_at: float, *, again: bool
 ) -> Refusal:
     return Refusal(
-        topic=topic_of(table.kind.name, str(row[0])),
-        payload=_as_payload(table, row),
+        topic=topic_of(kind.name, str(row[0])),
+        payload=_as_payload(kind, row),
         code=code,
         reason=reason,
         received_at=received_at,
@@ -340,13 +340,13 @@ def _refusal(  # noqa: PLR0913 - all that is known of it
     )
 
 
-def _as_payload(table: Statements, row: Row) -> bytes:
+def _as_payload(kind: Kind, row: Row) -> bytes:
     device_id, timestamp_us, *numbers = row
     try:
         timestamp: object = (EPOCH + timedelta(microseconds=timestamp_us)).isoformat()
     except (OverflowError, TypeError):
         timestamp = timestamp_us
-    payload = dict(zip(_fields(table.kind), (device_id, timestamp, *numbers), strict=False))
+    payload = dict(zip(_fields(kind), (device_id, timestamp, *numbers), strict=False))
     return json.dumps(payload, default=repr).encode()
 
 

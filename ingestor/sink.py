@@ -26,11 +26,11 @@ from ingestor.isolation import UnbalancedError, refusal, store_rows
 from ingestor.rejected.bound import ByteBound
 from ingestor.rejected.store import Kept, keep
 from ingestor.schema.partitions import ensure_partitions
-from ingestor.statements import STATEMENTS
 from ledger.redelivered import without_annulled
 from postgres.connecting import Session, connect
 from postgres.failures import failure_kind
 from postgres.session import Limits
+from telemetry.kinds import BY_NAME
 from telemetry.readings import DAY_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -74,9 +74,9 @@ class FlushTimeoutError(TimeoutError):
 class Outcome:
     """What became of a batch, in readings; what was refused on receiving is in the batch itself."""
 
-    committed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATEMENTS, 0))
+    committed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BY_NAME, 0))
     """By the name of the kind, as below."""
-    duplicate: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATEMENTS, 0))
+    duplicate: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BY_NAME, 0))
     refused: list[Refusal] = field(default_factory=list)
     """Readings that PostgreSQL would not take, and those in conflict with what it has."""
     kept: Kept = field(default_factory=Kept)
@@ -197,7 +197,7 @@ class Sink:
                 outcome.duplicate[kind] = len(batch.rows[kind]) - len(rows)
                 if rows:
                     done = await store_rows(
-                        connection, STATEMENTS[kind], rows, batch=batch, unplaced=unplaced, progress=deadline.extend
+                        connection, BY_NAME[kind], rows, batch=batch, unplaced=unplaced, progress=deadline.extend
                     )
                     outcome.committed[kind] = done.stored
                     outcome.duplicate[kind] += done.repeated
@@ -231,7 +231,7 @@ class Sink:
                     raise
                 if piece.readings == 1:
                     kind, row = next((kind, rows[0]) for kind, rows in piece.rows.items() if rows)
-                    culprits.append(refusal(STATEMENTS[kind], row, error, batch.received_at, again=batch.redelivered))
+                    culprits.append(refusal(BY_NAME[kind], row, error, batch.received_at, again=batch.redelivered))
                 else:
                     pieces += reversed(piece.halves())  # the last is next: the first received is stored first
         async with connection.transaction():

@@ -6,86 +6,50 @@ function in DO UPDATE SET.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import LiteralString
-
-from telemetry.kinds import KINDS, Kind
+from telemetry.kinds import SqlByKind
 
 # New readings, all of them: fails on the first that is there already.
-COPY: LiteralString = "COPY {history} ({id}, ts, {measures}) FROM STDIN (FORMAT binary)"
+COPY = SqlByKind("COPY {history} ({id}, ts, {measures}) FROM STDIN (FORMAT binary)")
 
 # New readings but those that are there already: the first one stored wins. The result are those that are new.
-MERGE: LiteralString = """
+MERGE = SqlByKind("""
     INSERT INTO {history} ({id}, ts, {measures})
     SELECT * FROM unnest({arrays})
     ON CONFLICT ({id}, ts) DO NOTHING
-    RETURNING {id}, ts"""
+    RETURNING {id}, ts""")
 
 # What is stored of those that were not new, in their order; null where nothing is. A subquery of its own: each is one
 # look into one index. All of them lie from `first` to `last`: without constants every partition would be locked.
-STORED: LiteralString = """
+STORED = SqlByKind("""
     SELECT (
         SELECT ARRAY[{as_floats}] FROM {history} AS stored
         WHERE stored.{id} = reading.id AND stored.ts = reading.ts AND stored.ts BETWEEN %(first)s AND %(last)s
     )
     FROM unnest(%(devices)b::text[], %(times)b::timestamptz[]) WITH ORDINALITY AS reading (id, ts, place)
-    ORDER BY reading.place"""
+    ORDER BY reading.place""")
 
 # Whether the tables themselves are free, and not only some of their rows.
-FREE_TABLES: LiteralString = "LOCK TABLE ONLY {history}, ONLY {status} IN ROW EXCLUSIVE MODE"
+FREE_TABLES = SqlByKind("LOCK TABLE ONLY {history}, ONLY {status} IN ROW EXCLUSIVE MODE")
 
 # Of some devices those whose status another transaction has changed and neither committed nor rolled back.
-LOCKED: LiteralString = """
+LOCKED = SqlByKind("""
     SELECT {id} FROM {status} WHERE {id} = ANY(%(devices)b::text[])
     EXCEPT
     SELECT {id} FROM (
         SELECT {id} FROM {status} WHERE {id} = ANY(%(devices)b::text[])
         ORDER BY {id} FOR NO KEY UPDATE SKIP LOCKED
-    ) AS free"""
+    ) AS free""")
 
 # The newest reading of each device: an older one never overwrites a newer one.
-NEWEST: LiteralString = """
+NEWEST = SqlByKind("""
     INSERT INTO {status} ({id}, last_reading, {measures}, last_updated)
     SELECT reading.*, now() FROM unnest({arrays}) AS reading
     ON CONFLICT ({id}) DO UPDATE SET
         last_reading = excluded.last_reading,
         {newer_measures},
         last_updated = excluded.last_updated
-    WHERE excluded.last_reading > {status}.last_reading"""
+    WHERE excluded.last_reading > {status}.last_reading""")
 
 # A late reading is a sign of life all the same. NEWEST has locked these rows already.
-SIGN_OF_LIFE: LiteralString = """
-    UPDATE {status} SET last_updated = now() WHERE {id} = ANY(%b::text[]) AND last_updated < now()"""
-
-
-@dataclass(frozen=True)
-class Statements:
-    """What is written for a kind of reading."""
-
-    kind: Kind
-    copy: bytes
-    merge: bytes
-    stored: bytes
-    newest: bytes
-    sign_of_life: bytes
-    free_tables: bytes
-    locked: bytes
-
-    @classmethod
-    def of(cls, kind: Kind) -> Statements:
-        """Rendered once, when the program starts."""
-        return cls(
-            kind,
-            kind.sql(COPY),
-            kind.sql(MERGE),
-            kind.sql(STORED),
-            kind.sql(NEWEST),
-            kind.sql(SIGN_OF_LIFE),
-            kind.sql(FREE_TABLES),
-            kind.sql(LOCKED),
-        )
-
-
-STATEMENTS: Mapping[str, Statements] = {kind.name: Statements.of(kind) for kind in KINDS}
-"""By the name of the kind."""
+SIGN_OF_LIFE = SqlByKind("""
+    UPDATE {status} SET last_updated = now() WHERE {id} = ANY(%b::text[]) AND last_updated < now()""")

@@ -8,15 +8,12 @@ primary key, off the path of the readings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import LiteralString, Self
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from telemetry.kinds import KINDS, Kind
+from telemetry.kinds import Kind, SqlByKind
 
 # Moments count back from a device's newest reading, so that one that is silent keeps its rhythm.
 MOMENTS = 8
@@ -33,13 +30,13 @@ SIGNIFICANT_DIGITS = 3
 DEVICES_EACH = 500
 
 # The next devices after one, by id, that have sent something lately; all of them, or those whose interval is unknown.
-DEVICES: LiteralString = """
+DEVICES = SqlByKind("""
     SELECT {id} FROM {status}
     WHERE {id} > %(after)s AND last_updated > now() - %(lately)s AND (%(known_too)s OR usual_interval_seconds IS NULL)
-    ORDER BY {id} LIMIT %(rows)s"""
+    ORDER BY {id} LIMIT %(rows)s""")
 
 # Of each device the median gap; null where there are too few readings.
-GAPS: LiteralString = """
+GAPS = SqlByKind("""
     SELECT device.id,
         CASE WHEN count(DISTINCT reading.ts) >= %(readings_min)s
             THEN percentile_disc(0.5) WITHIN GROUP (ORDER BY reading.gap) END
@@ -53,10 +50,10 @@ GAPS: LiteralString = """
             ORDER BY ts DESC LIMIT %(readings_each)s
         ) AS latest
     ) AS reading
-    GROUP BY device.id"""
+    GROUP BY device.id""")
 
 # Whose status a flush is just writing is left for the next time: neither waits for the other.
-WRITE: LiteralString = """
+WRITE = SqlByKind("""
     UPDATE {status} AS status SET usual_interval_seconds = changed.seconds
     FROM (
         SELECT free.{id} AS id, learned.seconds
@@ -65,24 +62,7 @@ WRITE: LiteralString = """
         WHERE free.usual_interval_seconds IS DISTINCT FROM learned.seconds
         FOR NO KEY UPDATE OF free SKIP LOCKED
     ) AS changed
-    WHERE status.{id} = changed.id"""
-
-
-@dataclass(frozen=True)
-class Statements:
-    """What learning runs for a kind of reading."""
-
-    devices: bytes
-    gaps: bytes
-    write: bytes
-
-    @classmethod
-    def of(cls, kind: Kind) -> Self:
-        """Rendered once, when the program starts."""
-        return cls(kind.sql(DEVICES), kind.sql(GAPS), kind.sql(WRITE))
-
-
-STATEMENTS: Mapping[str, Statements] = {kind.name: Statements.of(kind) for kind in KINDS}
+    WHERE status.{id} = changed.id""")
 
 
 async def learn(connection: AsyncConnection[TupleRow], kind: Kind, *, lately: timedelta, known_too: bool = True) -> int:
@@ -91,10 +71,12 @@ async def learn(connection: AsyncConnection[TupleRow], kind: Kind, *, lately: ti
 
     The connection must be in autocommit mode: a status is held for a moment only.
     """
-    run, after, written = STATEMENTS[kind.name], "", 0
+    after, written = "", 0
     while True:
         chosen = {"after": after, "lately": lately, "known_too": known_too, "rows": DEVICES_EACH}
-        devices = [device_id for (device_id,) in await (await connection.execute(run.devices, chosen)).fetchall()]
+        devices = [
+            device_id for (device_id,) in await (await connection.execute(DEVICES[kind.name], chosen)).fetchall()
+        ]
         if not devices:
             return written
         asked: dict[str, object] = {
@@ -107,10 +89,10 @@ async def learn(connection: AsyncConnection[TupleRow], kind: Kind, *, lately: ti
         }
         learned = {
             device_id: None if seconds is None else significant(seconds)
-            for device_id, seconds in await (await connection.execute(run.gaps, asked, prepare=False)).fetchall()
+            for device_id, seconds in await (await connection.execute(GAPS[kind.name], asked, prepare=False)).fetchall()
         }
         changes = {"devices": list(learned), "seconds": list(learned.values())}
-        written += (await connection.execute(run.write, changes)).rowcount
+        written += (await connection.execute(WRITE[kind.name], changes)).rowcount
         after = devices[-1]
 
 

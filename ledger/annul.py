@@ -10,33 +10,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import LiteralString, Self
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from ledger.stretch import LOCK_TIMEOUT_MS, READINGS_MAX, Change, LedgerError, NothingThereError, Stretch
 from postgres.locks import AdvisoryLock, lock_in_transaction
-from telemetry.kinds import KINDS, Kind
+from telemetry.kinds import KINDS, Kind, SqlByKind
 
 # Whether there are more than may be.
-TOO_MANY: LiteralString = """
+TOO_MANY = SqlByKind("""
     SELECT FROM {history} WHERE {id} = %(device_id)s AND ts >= %(start)s AND ts < %(end)s
-    OFFSET %(most)s LIMIT 1"""
+    OFFSET %(most)s LIMIT 1""")
 
-HAS_ANY: LiteralString = """
-    SELECT FROM {history} WHERE {id} = %(device_id)s AND ts >= %(start)s AND ts < %(end)s LIMIT 1"""
+HAS_ANY = SqlByKind("""
+    SELECT FROM {history} WHERE {id} = %(device_id)s AND ts >= %(start)s AND ts < %(end)s LIMIT 1""")
 
 # The status is kept as it was, for a restore that has to make it again.
-OPEN: LiteralString = """
+OPEN = SqlByKind("""
     INSERT INTO annulments
         (kind, device_id, from_ts, to_ts, reason, who, measures, readings, last_updated, usual_interval_seconds)
     SELECT %(kind)s, %(device_id)s, %(start)s, %(end)s, %(reason)s, %(who)s, %(measures)s, 0,
         status.last_updated, status.usual_interval_seconds
     FROM (VALUES (1)) AS always LEFT JOIN {status} AS status ON {id} = %(device_id)s
-    RETURNING id"""
+    RETURNING id""")
 
-MOVE: LiteralString = """
+MOVE = SqlByKind("""
     WITH gone AS (
         DELETE FROM {history} WHERE {id} = %(device_id)s AND ts >= %(start)s AND ts < %(end)s RETURNING *
     ), kept AS (
@@ -49,23 +48,23 @@ MOVE: LiteralString = """
     ), counted AS (
         UPDATE annulments SET readings = (SELECT count(*) FROM gone) WHERE id = %(annulment_id)s
     )
-    SELECT count(*), coalesce({kwh}, 0), (SELECT count(*) FROM invalid) FROM gone"""
+    SELECT count(*), coalesce({kwh}, 0), (SELECT count(*) FROM invalid) FROM gone""")
 
 # Whether the newest reading is gone.
-IS_NEWEST: LiteralString = """
-    SELECT FROM {status} WHERE {id} = %(device_id)s AND last_reading >= %(start)s AND last_reading < %(end)s"""
-PREVIOUS: LiteralString = """
+IS_NEWEST = SqlByKind("""
+    SELECT FROM {status} WHERE {id} = %(device_id)s AND last_reading >= %(start)s AND last_reading < %(end)s""")
+PREVIOUS = SqlByKind("""
     SELECT ts FROM {history} WHERE {id} = %(device_id)s AND ts >= %(since)s AND ts < %(start)s
-    ORDER BY ts DESC LIMIT 1"""
+    ORDER BY ts DESC LIMIT 1""")
 # The one before it becomes the newest reading. Nothing else of the status changes: it was last updated when a reading
 # was stored.
-STEP_BACK: LiteralString = """
+STEP_BACK = SqlByKind("""
     UPDATE {status} AS status SET last_reading = excluded.ts, {newer_measures}
     FROM (
         SELECT ts, {measures} FROM {history} WHERE {id} = %(device_id)s AND ts = %(previous)s
     ) AS excluded
-    WHERE status.{id} = %(device_id)s"""
-NOTHING_LEFT: LiteralString = "DELETE FROM {status} WHERE {id} = %(device_id)s"
+    WHERE status.{id} = %(device_id)s""")
+NOTHING_LEFT = SqlByKind("DELETE FROM {status} WHERE {id} = %(device_id)s")
 
 # How far the reading before is looked for; farther where it is not found. A look locks the partitions of its time.
 LOOK_BACK = (timedelta(days=8), timedelta(days=100), timedelta(days=36_500))
@@ -73,29 +72,6 @@ EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 # What is past its retention; that they were annulled stays known.
 DELETE_EXPIRED = "DELETE FROM annulled_readings WHERE ts < %s"
-
-
-@dataclass(frozen=True)
-class Statements:
-    """What annulling runs for a kind of reading."""
-
-    too_many: bytes
-    has_any: bytes
-    open: bytes
-    move: bytes
-    is_newest: bytes
-    previous: bytes
-    step_back: bytes
-    nothing_left: bytes
-
-    @classmethod
-    def of(cls, kind: Kind) -> Self:
-        """Rendered once, when the program starts."""
-        templates = (TOO_MANY, HAS_ANY, OPEN, MOVE, IS_NEWEST, PREVIOUS, STEP_BACK, NOTHING_LEFT)
-        return cls(*(kind.sql(template) for template in templates))
-
-
-STATEMENTS: Mapping[str, Statements] = {kind.name: Statements.of(kind) for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -115,7 +91,7 @@ async def kind_of(connection: AsyncConnection[TupleRow], device_id: str, start: 
     for kind in KINDS:
         # Taken back, so that its locks are not kept: of a long stretch they are many.
         async with connection.transaction(force_rollback=True):
-            if (await connection.execute(STATEMENTS[kind.name].has_any, place, prepare=False)).rowcount:
+            if (await connection.execute(HAS_ANY[kind.name], place, prepare=False)).rowcount:
                 found.append(kind)
     if not found:
         raise NothingThereError(f"no device {device_id} has a reading in this stretch")
@@ -130,11 +106,11 @@ async def annul(connection: AsyncConnection[TupleRow], stretch: Stretch, *, reas
     Raises NothingThereError where no reading is in the stretch, LedgerError where there are more than READINGS_MAX, and
     psycopg.errors.LockNotAvailable where a flush, or somebody's lock, is in the way for LOCK_TIMEOUT_MS.
     """
-    run = STATEMENTS[stretch.kind.name]
+    kind = stretch.kind.name
     place: dict[str, object] = {"device_id": stretch.device_id, "start": stretch.start, "end": stretch.end}
     await lock_in_transaction(connection, AdvisoryLock.ANNULMENTS, LOCK_TIMEOUT_MS)
     if (
-        await (await connection.execute(run.too_many, place | {"most": READINGS_MAX}, prepare=False)).fetchone()
+        await (await connection.execute(TOO_MANY[kind], place | {"most": READINGS_MAX}, prepare=False)).fetchone()
         is not None
     ):
         raise LedgerError(f"there are more than {READINGS_MAX:,} readings in this stretch; annul it in parts")
@@ -144,8 +120,8 @@ async def annul(connection: AsyncConnection[TupleRow], stretch: Stretch, *, reas
         "who": who,
         "measures": [measure.column for measure in stretch.kind.measures],
     }
-    (annulment_id,) = await _row(connection, run.open, place | opened)
-    readings, kwh, hours = await _row(connection, run.move, place | {"annulment_id": annulment_id})
+    (annulment_id,) = await _row(connection, OPEN[kind], place | opened)
+    readings, kwh, hours = await _row(connection, MOVE[kind], place | {"annulment_id": annulment_id})
     if not readings:
         raise NothingThereError(f"{stretch.kind.name} {stretch.device_id} has no reading in this stretch")
     changed = await _step_back(connection, stretch, place)
@@ -159,20 +135,20 @@ async def delete_expired_readings(connection: AsyncConnection[TupleRow], before:
 
 async def _step_back(connection: AsyncConnection[TupleRow], stretch: Stretch, place: Mapping[str, object]) -> bool:
     """Whether the status is another one now, or none."""
-    run = STATEMENTS[stretch.kind.name]
-    if not (await connection.execute(run.is_newest, place)).rowcount:
+    kind = stretch.kind.name
+    if not (await connection.execute(IS_NEWEST[kind], place)).rowcount:
         return False
     previous = await _previous(connection, stretch)
     if previous is None:
-        await connection.execute(run.nothing_left, place)
+        await connection.execute(NOTHING_LEFT[kind], place)
     else:
-        await connection.execute(run.step_back, {**place, "previous": previous}, prepare=False)
+        await connection.execute(STEP_BACK[kind], {**place, "previous": previous}, prepare=False)
     return True
 
 
 async def _previous(connection: AsyncConnection[TupleRow], stretch: Stretch) -> datetime | None:
     """When the last reading before the stretch was."""
-    query, start = STATEMENTS[stretch.kind.name].previous, stretch.start
+    query, start = PREVIOUS[stretch.kind.name], stretch.start
     for far in LOOK_BACK:
         since = max(start, EARLIEST + far) - far
         # Taken back, so that its locks are not kept.

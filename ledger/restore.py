@@ -6,9 +6,9 @@ As with annulling, one transaction does all of it, and no flush is under way mea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import LiteralString, Self
+from typing import LiteralString
 
 import psycopg
 from psycopg import AsyncConnection
@@ -17,7 +17,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from ledger.stretch import LOCK_TIMEOUT_MS, Change, LedgerError, NothingThereError
 from postgres.locks import AdvisoryLock, lock_in_transaction
-from telemetry.kinds import BY_NAME, KINDS, Kind
+from telemetry.kinds import BY_NAME, Kind, SqlByKind
 
 FIND = "SELECT kind, device_id, measures, from_ts, to_ts FROM annulments WHERE id = %s"
 LEFT = "SELECT count(*) FROM annulled_readings WHERE annulment_id = %s"
@@ -43,18 +43,18 @@ COUNT: LiteralString = """
 
 # The newest of the readings that came back becomes the status, where it is newer than that. Their stretch is what is
 # looked into, and locked.
-STEP_FORWARD: LiteralString = """
+STEP_FORWARD = SqlByKind("""
     UPDATE {status} AS status SET last_reading = excluded.ts, {newer_measures}
     FROM (
         SELECT ts, {measures} FROM {history}
         WHERE {id} = %(device_id)s AND ts >= %(start)s AND ts < %(end)s
         ORDER BY ts DESC LIMIT 1
     ) AS excluded
-    WHERE status.{id} = %(device_id)s AND excluded.ts > status.last_reading"""
+    WHERE status.{id} = %(device_id)s AND excluded.ts > status.last_reading""")
 
 # Where an annulment took the status away, it is made again as it was, unless the device was forgotten since. There was
 # no reading left then, so the newest one is of those that came back.
-MAKE_AGAIN: LiteralString = """
+MAKE_AGAIN = SqlByKind("""
     INSERT INTO {status} ({id}, last_reading, {measures}, last_updated, usual_interval_seconds)
     SELECT %(device_id)s, newest.ts, {measures}, was.last_updated, was.usual_interval_seconds
     FROM (
@@ -72,23 +72,7 @@ MAKE_AGAIN: LiteralString = """
         WHERE {id} = %(device_id)s AND ts >= %(start)s AND ts < %(end)s
         ORDER BY ts DESC LIMIT 1
     ) AS newest
-    ON CONFLICT ({id}) DO NOTHING"""
-
-
-@dataclass(frozen=True)
-class Statements:
-    """What restoring runs for a kind of reading."""
-
-    step_forward: bytes
-    make_again: bytes
-
-    @classmethod
-    def of(cls, kind: Kind) -> Self:
-        """Rendered once, when the program starts."""
-        return cls(kind.sql(STEP_FORWARD), kind.sql(MAKE_AGAIN))
-
-
-STATEMENTS: Mapping[str, Statements] = {kind.name: Statements.of(kind) for kind in KINDS}
+    ON CONFLICT ({id}) DO NOTHING""")
 
 
 @dataclass(frozen=True)
@@ -124,10 +108,9 @@ async def restore(connection: AsyncConnection[TupleRow], annulment_id: int, *, w
     changed = 0
     if readings:
         await connection.execute(COUNT, [readings, who, annulment_id])
-        run = STATEMENTS[kind.name]
         place = {"device_id": device_id, "start": start, "end": end}
-        changed = (await connection.execute(run.step_forward, place, prepare=False)).rowcount
-        changed = changed or (await connection.execute(run.make_again, place, prepare=False)).rowcount
+        changed = (await connection.execute(STEP_FORWARD[kind_name], place, prepare=False)).rowcount
+        changed = changed or (await connection.execute(MAKE_AGAIN[kind_name], place, prepare=False)).rowcount
     return Restored(readings, kwh, hours, bool(changed), kind, device_id, left)
 
 

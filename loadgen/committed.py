@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, LiteralString, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import psycopg
 
@@ -19,7 +19,7 @@ from loadgen.fleet import Reading
 from loadgen.histogram import Histogram
 from loadgen.stored import Tables, why_unreadable
 from postgres.connecting import connect
-from telemetry.kinds import KINDS
+from telemetry.kinds import SqlByKind
 from telemetry.readings import EPOCH
 
 SAMPLES_PER_SECOND_MAX: Final = 50
@@ -29,11 +29,10 @@ SOUGHT_MAX: Final = 200
 REMEMBERED_MAX: Final = 20_000
 RETRY_SECONDS: Final = 1.0
 # BETWEEN lets the planner leave out the other days' partitions.
-VISIBLE: LiteralString = """
+VISIBLE = SqlByKind("""
     SELECT {id}, ts FROM {history}
       JOIN unnest(%(ids)s::text[], %(stamps)s::timestamptz[]) AS sought(device, at) ON {id} = device AND ts = at
-     WHERE ts BETWEEN %(first)s AND %(last)s"""
-VISIBLE_BY_KIND: Final[Mapping[str, bytes]] = {kind.name: kind.sql(VISIBLE) for kind in KINDS}
+     WHERE ts BETWEEN %(first)s AND %(last)s""")
 
 
 class Sample(NamedTuple):
@@ -116,7 +115,7 @@ class Committed:
         looked = time.monotonic()
         while True:
             oldest = list(self._sought.values())[:SOUGHT_MAX]
-            for kind, query in VISIBLE_BY_KIND.items():
+            for kind, query in VISIBLE.items():
                 samples = [sample for sample in oldest if sample.kind == kind]
                 if samples:
                     rows = await (await connection.execute(query, _parameters(samples))).fetchall()

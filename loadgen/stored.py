@@ -5,7 +5,7 @@ It reads as a person with psql would, with no trust in primary keys; it never wr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, LiteralString, NamedTuple, TypeAlias
@@ -15,52 +15,33 @@ from psycopg import IsolationLevel
 
 from loadgen.fleet import id_prefix
 from postgres.connecting import connect_blocking
-from telemetry.kinds import KINDS, Kind
+from telemetry.kinds import BY_NAME, KINDS, SqlByKind
 from telemetry.readings import EPOCH
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 
 # Timestamps come as microseconds: cheaper to read than datetimes, and exact, since extract gives a numeric.
-HISTORY: LiteralString = """
+HISTORY = SqlByKind("""
     COPY (SELECT {id}::text, (extract(epoch FROM ts) * 1000000)::bigint, {as_floats}
             FROM {history}
            WHERE ts BETWEEN %(first)s AND %(last)s AND starts_with({id}, %(prefix)s))
-    TO STDOUT (FORMAT binary)"""
+    TO STDOUT (FORMAT binary)""")
 
 # Each device's newest reading, whatever its timestamp.
-STATUS: LiteralString = """
+STATUS = SqlByKind("""
     COPY (SELECT {id}::text, (extract(epoch FROM last_reading) * 1000000)::bigint, {as_floats}
             FROM {status} WHERE starts_with({id}, %(prefix)s))
-    TO STDOUT (FORMAT binary)"""
+    TO STDOUT (FORMAT binary)""")
 
-COUNT: LiteralString = """
+COUNT = SqlByKind("""
     SELECT count(*) FROM {history}
-     WHERE ts BETWEEN %(first)s AND %(last)s AND starts_with({id}, %(prefix)s)"""
+     WHERE ts BETWEEN %(first)s AND %(last)s AND starts_with({id}, %(prefix)s)""")
 
 MISSING_TABLES: LiteralString = """
     SELECT string_agg(name, ', ') FROM unnest(%s::text[]) AS name WHERE to_regclass(name) IS NULL"""
 
 
-@dataclass(frozen=True)
-class Statements:
-    """What is asked about a kind of reading."""
-
-    history: bytes
-    status: bytes
-    count: bytes
-    types: tuple[str, ...]
-    """Of the columns that the first two give."""
-
-    @classmethod
-    def of(cls, kind: Kind) -> Statements:
-        """Rendered once, when the program starts."""
-        types = ("text", "int8", *("float8" for _ in kind.measures))
-        return cls(kind.sql(HISTORY), kind.sql(STATUS), kind.sql(COUNT), types)
-
-
-STATEMENTS: Final[Mapping[str, Statements]] = {kind.name: Statements.of(kind) for kind in KINDS}
-"""By the name of the kind."""
 TABLES: Final = [table for kind in KINDS for table in (kind.history, kind.status)]
 
 
@@ -114,18 +95,18 @@ def missing_tables(connection: Connection) -> str | None:
 
 def count_history(connection: Connection, kind: str, scope: Scope) -> int:
     """How many rows the history holds."""
-    row = connection.execute(STATEMENTS[kind].count, scope.parameters(kind)).fetchone()
+    row = connection.execute(COUNT[kind], scope.parameters(kind)).fetchone()
     return 0 if row is None else int(row[0])
 
 
 def history(connection: Connection, kind: str, scope: Scope) -> Iterator[StoredReading]:
     """The rows of the history, in no order. About 3 µs a row."""
-    return _rows(connection, STATEMENTS[kind].history, kind, scope)
+    return _rows(connection, HISTORY[kind], kind, scope)
 
 
 def status(connection: Connection, kind: str, scope: Scope) -> Iterator[StoredReading]:
     """The rows of the status table, whatever their timestamps."""
-    return _rows(connection, STATEMENTS[kind].status, kind, scope)
+    return _rows(connection, STATUS[kind], kind, scope)
 
 
 def why_unreadable(tables: Tables, error: psycopg.Error) -> str:
@@ -136,6 +117,6 @@ def why_unreadable(tables: Tables, error: psycopg.Error) -> str:
 
 def _rows(connection: Connection, query: bytes, kind: str, scope: Scope) -> Iterator[StoredReading]:
     with connection.cursor() as cursor, cursor.copy(query, scope.parameters(kind)) as copy:
-        copy.set_types(STATEMENTS[kind].types)
+        copy.set_types(("text", "int8", *("float8" for _ in BY_NAME[kind].measures)))
         for device_id, ts_us, *values in copy.rows():
             yield StoredReading(device_id, ts_us, tuple(values))

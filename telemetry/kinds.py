@@ -268,3 +268,11 @@ VEHICLE = Kind(
 
 KINDS: tuple[Kind, ...] = (METER, VEHICLE)
 BY_NAME: Mapping[str, Kind] = {kind.name: kind for kind in KINDS}
+
+
+class SqlByKind(dict[str, bytes]):
+    """A statement as it runs for each kind, by its name: rendered once, when the program starts."""
+
+    def __init__(self, template: LiteralString) -> None:
+        super().__init__({kind.name: kind.sql(template) for kind in KINDS})
+        self.template = template

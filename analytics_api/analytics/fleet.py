@@ -33,7 +33,7 @@ from analytics_api.database.pool import ANSWER_SECONDS_MAX
 from analytics_api.database.questions import Database
 from analytics_api.http import parameters
 from analytics_api.http.answers import answer, json_response, number
-from analytics_api.http.cursors import read_cursor, write_cursor
+from analytics_api.http.cursors import page_of, read_cursor, write_cursor
 from analytics_api.http.errors import GoneError, InvalidParameterError, UnavailableError
 from telemetry.readings import DeviceId
 
@@ -114,7 +114,7 @@ class Fleets:
         """The fleet that a cursor names. Raises GoneError."""
         fleet = self._kept.get(name)
         if fleet is None:
-            raise GoneError("The fleet of this cursor is not kept any more: leave the cursor out to begin anew.")
+            raise GoneError("The fleet of this cursor is not kept any more: leave the cursor out to begin again.")
         fleet.is_paged = True
         self._kept.move_to_end(name)
         return fleet
@@ -203,27 +203,25 @@ async def fleet_table(fleets: Fleets, request: Request) -> Response:
         fleet = fleets.kept(name)
         _check_unchanged(fleet.period, hours, end)
 
-    def page() -> list[VehicleFigures]:
+    def smallest() -> list[VehicleFigures]:
         rest = (
             vehicle
             for vehicle in fleet.vehicles
             if all(word_of(vehicle) in wanted[name] for name, (_, word_of) in FILTERS.items())
             and (after is None or key_of(value_of(vehicle), vehicle.vehicle_id) > after)
         )
-        # One more than the page holds tells whether there is a next one.
         return heapq.nsmallest(limit + 1, rest, key=lambda each: key_of(value_of(each), each.vehicle_id))
 
-    vehicles = await asyncio.to_thread(page)
-    following = None
-    if len(vehicles) > limit:
-        last = vehicles[limit - 1]
-        following = write_cursor(listing, [fleet.name, value_of(last), last.vehicle_id])
+    def cursor_after(last: VehicleFigures) -> str:
+        return write_cursor(listing, [fleet.name, value_of(last), last.vehicle_id])
+
+    page, next_cursor = page_of(await asyncio.to_thread(smallest), limit, cursor_after)
     return json_response(
         200,
         {
             "success": True,
-            "data": [vehicle.as_json() for vehicle in vehicles[:limit]],
-            "nextCursor": following,
+            "data": [vehicle.as_json() for vehicle in page],
+            "nextCursor": next_cursor,
             "period": _period(fleet.period),
         },
     )

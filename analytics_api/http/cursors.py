@@ -7,7 +7,7 @@ not a secret: every value in it is checked again when it comes back.
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ CURSOR_CHARACTERS_MAX = 1_000
 
 Key = Sequence[str | int | float | bool | tuple[int | bool | None, ...] | None]
 Shape = TypeVar("Shape", bound=tuple[object, ...])
+Row = TypeVar("Row")
 
 
 def write_cursor(listing: str, key: Key) -> str:
@@ -30,7 +31,7 @@ def write_cursor(listing: str, key: Key) -> str:
 
 def read_cursor(listing: str, shape: TypeAdapter[Shape], cursor: str) -> Shape:
     """The key in a cursor, validated against `shape`. Raises InvalidParameterError."""
-    invalid = InvalidParameterError("cursor", "is not one that this list gave; leave it out to begin anew")
+    invalid = not_of_this_list()
     if len(cursor) > CURSOR_CHARACTERS_MAX:
         raise invalid
     try:
@@ -52,4 +53,16 @@ def from_microseconds(value: int) -> datetime:
     try:
         return EPOCH + value * MICROSECOND
     except OverflowError:
-        raise InvalidParameterError("cursor", "is not one that this list gave; leave it out to begin anew") from None
+        raise not_of_this_list() from None
+
+
+def not_of_this_list() -> InvalidParameterError:
+    """To be raised for a cursor that was made up, or belongs elsewhere."""
+    return InvalidParameterError("cursor", "is not one that this list gave; leave it out to begin again")
+
+
+def page_of(rows: Sequence[Row], limit: int, cursor_after: Callable[[Row], str]) -> tuple[Sequence[Row], str | None]:
+    """A page of at most `limit` rows, and the cursor of the next page where there is one: whoever asks for one row more
+    than a page holds learns that.
+    """
+    return rows[:limit], cursor_after(rows[limit - 1]) if len(rows) > limit else None

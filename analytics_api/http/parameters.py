@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 
-from analytics_api.http.cursors import CURSOR_CHARACTERS_MAX
+from analytics_api.http.cursors import CURSOR_CHARACTERS_MAX, not_of_this_list
 from analytics_api.http.errors import InvalidParameterError
 from telemetry.readings import DEVICE_ID_RULE, TIMESTAMP_RULE, DeviceId, Timestamp, instant
 
@@ -72,7 +72,7 @@ def cursor(request: Request) -> str | None:
     """Where the page begins, unread (`http/cursors.py` reads it); None for the first page."""
     text = only(request, "cursor")
     if text is not None and not 1 <= len(text) <= CURSOR_CHARACTERS_MAX:
-        raise InvalidParameterError("cursor", "is not one that this list gave; leave it out to begin anew")
+        raise not_of_this_list()
     return text
 
 

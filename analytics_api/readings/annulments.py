@@ -24,7 +24,7 @@ from analytics_api.http import parameters
 from analytics_api.http.answers import answer, timestamp
 from analytics_api.http.bodies import BODY_BYTES_FEW, Moment, json_body, validated
 from analytics_api.http.csv_answers import page_answer
-from analytics_api.http.cursors import read_cursor, write_cursor
+from analytics_api.http.cursors import page_of, read_cursor, write_cursor
 from analytics_api.http.errors import (
     ConflictError,
     ForbiddenError,
@@ -124,8 +124,9 @@ async def listed(database: Database, request: Request) -> Response:
         "before": None if cursor is None else read_cursor(LISTING, _KEY, cursor)[0],
     }
     rows = await database.rows(ANNULMENTS, {**chosen, "rows": limit + 1})
-    page = [Annulment(*row) for row in rows[:limit]]
-    next_cursor = write_cursor(LISTING, (page[-1].id,)) if len(rows) > limit else None
+    page, next_cursor = page_of(
+        [Annulment(*row) for row in rows], limit, lambda last: write_cursor(LISTING, (last.id,))
+    )
     return page_answer([_record(annulment) for annulment in page], next_cursor)
 
 

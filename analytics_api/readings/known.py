@@ -4,19 +4,17 @@ their readings. What is stored of them is answered all the same.
 
 from __future__ import annotations
 
-from typing import LiteralString
-
 from analytics_api.http.errors import UnknownDeviceError
-from telemetry.kinds import Kind
+from telemetry.kinds import Kind, SqlByKind
 
 # A row for a device that is known.
-KNOWN: LiteralString = """
+KNOWN = SqlByKind("""
     SELECT FROM {status} WHERE {id} = %(device_id)s
     UNION ALL
     SELECT FROM forgotten_devices WHERE kind = '{kind}' AND device_id = %(device_id)s
     UNION ALL
     SELECT FROM annulments WHERE kind = '{kind}' AND device_id = %(device_id)s
-    LIMIT 1"""
+    LIMIT 1""")
 
 
 def unknown(kind: Kind, device_id: str) -> UnknownDeviceError:

@@ -6,10 +6,10 @@ arrives in between.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, LiteralString, TypeAlias
+from typing import Annotated, TypeAlias
 
+from psycopg.rows import TupleRow
 from pydantic import Field, StrictBool, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,39 +17,25 @@ from starlette.routing import BaseRoute, Route
 
 from analytics_api.database.questions import Database
 from analytics_api.http import parameters
-from analytics_api.http.csv_answers import CsvAnswer, page_answer, prefers_csv
 from analytics_api.http.cursors import read_cursor, write_cursor
 from analytics_api.http.errors import InvalidParameterError
-from analytics_api.readings.records import STATUS, Record
-from telemetry.kinds import KINDS, Kind
+from analytics_api.readings.pages import page_or_csv
+from analytics_api.readings.records import STATUS
+from telemetry.kinds import KINDS, Kind, SqlByKind
 from telemetry.readings import DeviceId
 
 STALE_SECONDS_MAX = 366 * 86_400
 
 # The newest reading of every device, or of those without a sign of life for so long, or of those that are silent (or
 # are not), from after a device on. Null stale_seconds, null silent: all of them. Null rows: no bound.
-DEVICES: LiteralString = """
+DEVICES = SqlByKind("""
     SELECT {id}, {measures}, last_reading, last_updated
     FROM {status}
     WHERE {id} > %(after)s
       AND last_updated < coalesce(now() - make_interval(secs => %(stale_seconds)s::float8), 'infinity')
       AND ({silent}) = coalesce(%(silent)s::boolean, {silent})
     ORDER BY {id}
-    LIMIT %(rows)s::bigint"""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The list of a kind: the name in its cursors, its query, its record."""
-
-    name: str
-    query: bytes
-    record: Record
-
-    @classmethod
-    def of(cls, kind: Kind) -> Listing:
-        """Rendered once, when the program starts."""
-        return cls(kind.many, kind.sql(DEVICES), STATUS[kind.name])
+    LIMIT %(rows)s::bigint""")
 
 
 _Chosen: TypeAlias = tuple[Annotated[int, Field(strict=True, ge=0, le=STALE_SECONDS_MAX)] | None, StrictBool | None]
@@ -59,11 +45,11 @@ _KEY: TypeAdapter[tuple[_Chosen, DeviceId]] = TypeAdapter(tuple[_Chosen, DeviceI
 
 def routes(database: Database, silent_after: float) -> list[BaseRoute]:
     """The routes of this module; `silent_after` is SILENT_AFTER_SECONDS."""
-    return [Route(kind.route, partial(statuses, database, silent_after, Listing.of(kind))) for kind in KINDS]
+    return [Route(kind.route, partial(statuses, database, silent_after, kind)) for kind in KINDS]
 
 
-async def statuses(database: Database, silent_after: float, listing: Listing, request: Request) -> Response:
-    """A page of the list, by id; as CSV all of it, where no `limit` says otherwise."""
+async def statuses(database: Database, silent_after: float, kind: Kind, request: Request) -> Response:
+    """A page of the list, by id."""
     chosen = (
         parameters.whole_number(request, "staleSeconds", 0, STALE_SECONDS_MAX),
         parameters.truth(request, "silent"),
@@ -72,18 +58,16 @@ async def statuses(database: Database, silent_after: float, listing: Listing, re
     after = ""
     cursor = parameters.cursor(request)
     if cursor is not None:
-        of_cursor, after = read_cursor(listing.name, _KEY, cursor)
+        of_cursor, after = read_cursor(kind.many, _KEY, cursor)
         for name, given, before in zip(("staleSeconds", "silent"), chosen, of_cursor, strict=True):
             if given not in (None, before):
                 raise InvalidParameterError("cursor", f"belongs to another {name}")
         chosen = of_cursor
     stale_seconds, silent = chosen
     key = {"after": after, "stale_seconds": stale_seconds, "silent": silent, "silent_after": silent_after}
-    if prefers_csv(request):
-        return CsvAnswer(database, listing.query, {**key, "rows": limit}, listing.record)
-    limit = limit or parameters.LIMIT_DEFAULT
-    # One row more than the page holds tells whether there is a next one.
-    rows = await database.rows(listing.query, {**key, "rows": limit + 1})
-    page = rows[:limit]
-    next_cursor = write_cursor(listing.name, (chosen, page[-1][0])) if len(rows) > limit else None
-    return page_answer([listing.record.json(row) for row in page], next_cursor)
+
+    def cursor_after(row: TupleRow) -> str:
+        return write_cursor(kind.many, (chosen, row[0]))
+
+    query, record = DEVICES[kind.name], STATUS[kind.name]
+    return await page_or_csv(request, database, query, key, limit=limit, record=record, cursor_after=cursor_after)

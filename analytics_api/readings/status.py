@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import LiteralString
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,36 +13,33 @@ from analytics_api.http.answers import answer
 from analytics_api.http.errors import UnknownDeviceError
 from analytics_api.http.parameters import device_id
 from analytics_api.readings.known import KNOWN, unknown
-from analytics_api.readings.records import STATUS, Record
-from telemetry.kinds import KINDS, Kind
+from analytics_api.readings.records import STATUS
+from telemetry.kinds import KINDS, Kind, SqlByKind
 
 # The newest reading of one device.
-NEWEST: LiteralString = """
+NEWEST = SqlByKind("""
     SELECT {id}, {measures}, last_reading, last_updated
     FROM {status}
-    WHERE {id} = %(device_id)s"""
+    WHERE {id} = %(device_id)s""")
 
 
 def routes(database: Database) -> list[BaseRoute]:
     """The routes of this module."""
-    return [
-        Route(f"{kind.device_route}/status", partial(status, database, kind, kind.sql(NEWEST), STATUS[kind.name]))
-        for kind in KINDS
-    ]
+    return [Route(f"{kind.device_route}/status", partial(status, database, kind)) for kind in KINDS]
 
 
-async def status(database: Database, kind: Kind, newest: bytes, record: Record, request: Request) -> Response:
-    """What a device measured last, and when; `newest` is the kind's statement."""
+async def status(database: Database, kind: Kind, request: Request) -> Response:
+    """What a device measured last, and when."""
     device = device_id(request, kind.id_field)
-    row = await database.row(newest, {"device_id": device})
+    row = await database.row(NEWEST[kind.name], {"device_id": device})
     if row is None:
         raise await _no_status(database, kind, device)
-    return answer(record.json(row))
+    return answer(STATUS[kind.name].json(row))
 
 
 async def _no_status(database: Database, kind: Kind, device: str) -> UnknownDeviceError:
     """Why there is none."""
-    if await database.row(kind.sql(KNOWN), {"device_id": device}) is None:
+    if await database.row(KNOWN[kind.name], {"device_id": device}) is None:
         return unknown(kind, device)
     return UnknownDeviceError(
         f"{kind.name.capitalize()} {device} has no status: it was forgotten, or all of its readings were annulled."

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import LiteralString
 
 from ingestor.housekeeping.chores import Chore
 from ingestor.metrics import IngestMetrics
 from postgres.connecting import Session
 from postgres.session import Limits
-from telemetry.kinds import KINDS
+from telemetry.kinds import SqlByKind
 
 LOOK_SECONDS = 30.0
 
-SILENT_DEVICES: LiteralString = "SELECT count(*) FROM {status} WHERE {silent}"
+SILENT_DEVICES = SqlByKind("SELECT count(*) FROM {status} WHERE {silent}")
 
 
 def chore(silent_after: float, metrics: IngestMetrics, connected: Callable[[], bool]) -> Chore:
@@ -21,9 +20,9 @@ def chore(silent_after: float, metrics: IngestMetrics, connected: Callable[[], b
 
     async def count_silent(session: Session) -> bool:
         if connected():
-            for kind in KINDS:
-                row = await (await session.execute(kind.sql(SILENT_DEVICES), {"silent_after": silent_after})).fetchone()
-                metrics.silent(kind.name, row[0] if row else 0)
+            for kind, query in SILENT_DEVICES.items():
+                row = await (await session.execute(query, {"silent_after": silent_after})).fetchone()
+                metrics.silent(kind, row[0] if row else 0)
         return False
 
     return Chore(

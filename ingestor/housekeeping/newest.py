@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, time
-from typing import LiteralString
 
 from psycopg.sql import SQL, Identifier
 
 from ingestor.schema.partitions import day_tables
 from postgres.connecting import Session
-from telemetry.kinds import KINDS
+from telemetry.kinds import SqlByKind
 
 # One row a device; 10,000 of them take a millisecond.
-_NEWEST: LiteralString = "SELECT max(last_reading) FROM {status}"
+_NEWEST = SqlByKind("SELECT max(last_reading) FROM {status}")
 _ANY = SQL("SELECT EXISTS (SELECT FROM {table})")
 
 
@@ -21,7 +20,7 @@ async def newest_reading(session: Session) -> datetime | None:
 
     Where no device has a status (somebody emptied those tables) it is the start of the newest day with a reading.
     """
-    found = [(await (await session.execute(kind.sql(_NEWEST))).fetchone() or (None,))[0] for kind in KINDS]
+    found = [(await (await session.execute(query)).fetchone() or (None,))[0] for query in _NEWEST.values()]
     known: list[datetime] = [moment for moment in found if moment is not None]
     if known:
         return max(known)

@@ -476,7 +476,7 @@ def test_a_cursor_whose_fleet_is_gone_says_so(empty: World) -> None:
     )
     response = empty.client.get("/v1/analytics/fleet/vehicles", params={"cursor": cursor})
     assert response.status_code == 410
-    assert "begin anew" in response.json()["message"]
+    assert "begin again" in response.json()["message"]
     other = empty.client.get("/v1/analytics/fleet/vehicles", params={"cursor": cursor, "health": "WARNING"})
     assert other.status_code == 400  # not that table's
 

@@ -23,8 +23,9 @@ from analytics_api.database.long_answers import LONG_ANSWERS_MAX
 from analytics_api.database.questions import Database as ApiDatabase
 from analytics_api.http import csv_answers
 from analytics_api.http.cursors import microseconds, write_cursor
-from analytics_api.readings.history import History
-from telemetry.kinds import KINDS, METER, Kind
+from analytics_api.readings.history import READINGS
+from analytics_api.readings.records import READING
+from telemetry.kinds import KINDS, Kind
 from tests.api_client import api_client
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
@@ -296,11 +297,9 @@ def test_a_reader_that_takes_nothing_is_cut(database_url: str, monkeypatch: pyte
     async def receive() -> Any:
         await asyncio.Event().wait()
 
-    meters = History.of(METER)
-
     async def run() -> None:
         async with ApiDatabase(database_url, "test") as database:
-            await csv_answers.CsvAnswer(database, meters.query, window, meters.record)(scope, receive, send)
+            await csv_answers.CsvAnswer(database, READINGS["meter"], window, READING["meter"])(scope, receive, send)
             await wait_until_async(
                 lambda: not backends_at_long_answers(database_url), what="the connection to be given back"
             )
@@ -314,7 +313,7 @@ def test_a_reader_that_takes_nothing_is_cut(database_url: str, monkeypatch: pyte
 def test_plans_read_the_primary_keys_of_the_partitions_in_the_window(
     postgres_server: Database, kind: Kind, plan: str
 ) -> None:
-    query, table = History.of(kind).query.decode(), kind.history
+    query, table = READINGS[kind.name].decode(), kind.history
     days = [datetime(2026, 5, 1, tzinfo=UTC) + timedelta(days=n) for n in range(10)]
     prepared = query % {"device_id": "$1", "start": "$2", "end": "$3", "rows": "$4"}
     with prepared_database(postgres_server) as url, psycopg.connect(url, autocommit=True) as connection:

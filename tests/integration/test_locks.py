@@ -17,7 +17,6 @@ from ingestor.hourly import roll
 from ingestor.isolation import store_rows
 from ingestor.schema.migrate import migrate
 from ingestor.schema.partitions import ensure_partitions
-from ingestor.statements import STATEMENTS
 from ingestor.usual_interval import learn
 from ledger.annul import annul, kind_of
 from ledger.restore import restore
@@ -41,7 +40,7 @@ async def store(connection: Connection) -> None:
     """Half of them are repeated, the others in conflict."""
     rows = [(*row[:2], 1.0 + number % 2, 230.0) for number, row in enumerate(ROWS)]
     done = await store_rows(
-        connection, STATEMENTS["meter"], rows, batch=Batch(may_be_stored=True), unplaced={}, progress=lambda: None
+        connection, METER, rows, batch=Batch(may_be_stored=True), unplaced={}, progress=lambda: None
     )
     assert (done.stored, done.repeated, len(done.refused)) == (0, 15, 15)
 
@@ -82,7 +81,7 @@ def test_no_work_locks_the_partitions_of_all_days(
             await migrate(connection)
             await ensure_partitions(connection, [(NOW - timedelta(days=day)).date() for day in range(DAYS)])
             wire.register(connection)
-            await store_rows(connection, STATEMENTS["meter"], ROWS, batch=Batch(), unplaced={}, progress=lambda: None)
+            await store_rows(connection, METER, ROWS, batch=Batch(), unplaced={}, progress=lambda: None)
             async with connection.transaction():
                 for _ in range(TURNS):
                     await work(connection)

@@ -17,7 +17,7 @@ from loadgen import options
 from loadgen.charging import PAIR, Charging
 from loadgen.model import Measured
 from loadgen.payloads import Form
-from loadgen.stored import Statements
+from loadgen.stored import HISTORY, STATUS
 from loadgen.wandering import Wandering
 from telemetry.kinds import KINDS, Kind, Measure
 from tests.inverter import INVERTER
@@ -108,12 +108,10 @@ def test_it_moves_in_small_steps() -> None:
 
 
 def test_what_is_asked_of_the_tables_reads_like_sql() -> None:
-    statements = Statements.of(INVERTER)
     assert b"inverter_id::text, (extract(epoch FROM ts) * 1000000)::bigint, kwh_generated_ac::float8" in (
-        statements.history
+        INVERTER.sql(HISTORY.template)
     )
-    assert b"FROM inverter_status WHERE starts_with(inverter_id, %(prefix)s)" in statements.status
-    assert statements.types == ("text", "int8", "float8", "float8", "float8")
+    assert b"FROM inverter_status WHERE starts_with(inverter_id, %(prefix)s)" in INVERTER.sql(STATUS.template)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, INVERTER], ids=lambda kind: kind.name)

@@ -10,7 +10,7 @@ from typing import LiteralString
 
 import pytest
 
-from telemetry.kinds import KINDS, SQL_NAMES, Kind
+from telemetry.kinds import KINDS, SQL_NAMES, Kind, SqlByKind
 from tests.inverter import INVERTER
 
 ROOMS = ("analytics_api", "ingestor", "ledger", "loadgen")
@@ -22,8 +22,9 @@ def templates() -> Iterator[tuple[str, LiteralString]]:
     for room in ROOMS:
         for found in pkgutil.walk_packages(import_module(room).__path__, f"{room}."):
             for name, value in vars(import_module(found.name)).items():
-                if isinstance(value, str) and name != "__doc__" and A_NAME.search(value):
-                    yield f"{found.name}.{name}", value
+                text = value.template if isinstance(value, SqlByKind) else value
+                if isinstance(text, str) and name != "__doc__" and A_NAME.search(text):
+                    yield f"{found.name}.{name}", text
 
 
 TEMPLATES = dict(templates())
