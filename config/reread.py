@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from config.env_file import ENV_FILE
 from config.errors import SettingsError
 from config.logging import configure_logging
-from config.settings import ENV_FILE, Settings
+from config.settings import Settings
 
 AT_ONCE = frozenset(
     {"api_read_tokens", "api_write_tokens", "api_write_loopback", "api_allowed_hosts", "log_level", "log_format"}

@@ -15,25 +15,19 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
 import psycopg
-from dotenv.parser import parse_stream
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import (
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from config.beside_up import places_beside_up
 from config.broker import BrokerAddress, broker_address
+from config.env_file import ENV_FILE, read_env_file
 from config.errors import SettingsError
 from config.hosts import host_name
 from config.logging import configure_logging
 from config.near_misses import near_misses
-from config.running import DATA_DIR, NotRunningError, find_running, forget_other_servers
+from config.running import DATA_DIR
 
-ENV_FILE = ".env"
 _told: set[str] = set()
 
 logger = logging.getLogger(__name__)
@@ -43,164 +37,100 @@ _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 
 class Settings(BaseSettings):
-    """The settings of all commands. Units are the last word of a name; a field's description says what 0 means."""
+    """The settings of all commands. Units are the last word of a name; what stands below a field is its description
+    in the README's table, and says what 0 means.
+    """
 
-    model_config = SettingsConfigDict(env_file=ENV_FILE, extra="ignore", frozen=True, hide_input_in_errors=True)
-
-    database_host: Annotated[str, Field(description="PostgreSQL host")] = "localhost"
-    database_port: Annotated[int, Field(ge=1, le=65535, description="PostgreSQL port")] = 5432
-    database_username: Annotated[str, Field(description="PostgreSQL user")] = "postgres"
-    database_password: Annotated[SecretStr | None, Field(description="PostgreSQL password")] = None
-    database_name: Annotated[str, Field(description="database")] = "energy_db"
-    database_url: Annotated[
-        SecretStr | None,
-        Field(description="`postgresql://user:pass@host:port/name`; wins over the five above"),
-    ] = None
-
-    port: Annotated[int, Field(ge=0, le=65535, description="HTTP port of the API; 0 = any free port")] = 3000
-    host: Annotated[str, Field(description="address the API listens on")] = "127.0.0.1"
-
-    mqtt_url: Annotated[SecretStr, Field(description="`mqtt[s]://user:pass@host:port`")] = SecretStr(
-        "mqtt://localhost:1883"
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, extra="ignore", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
     )
-    mqtt_tls_ca: Annotated[str | None, Field(description="file of CA certificates to trust; unset = the system's")] = (
-        None
+
+    database_host: str = "localhost"
+    """PostgreSQL host"""
+    database_port: Annotated[int, Field(ge=1, le=65535)] = 5432
+    """PostgreSQL port"""
+    database_username: str = "postgres"
+    """PostgreSQL user"""
+    database_password: SecretStr | None = None
+    """PostgreSQL password"""
+    database_name: str = "energy_db"
+    """database"""
+    database_url: SecretStr | None = None
+    """`postgresql://user:pass@host:port/name`; wins over the five above"""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 3000
+    """HTTP port of the API; 0 = any free port"""
+    host: str = "127.0.0.1"
+    """address the API listens on"""
+
+    mqtt_url: SecretStr = SecretStr("mqtt://localhost:1883")
+    """`mqtt[s]://user:pass@host:port`"""
+    mqtt_tls_ca: str | None = None
+    """file of CA certificates to trust; unset = the system's"""
+    mqtt_tls_cert: str | None = None
+    """client certificate file"""
+    mqtt_tls_key: str | None = None
+    """client key file"""
+    mqtt_client_id: Annotated[str, Field(min_length=1, max_length=200)] = "wattline-ingestor"
+    """names the session at the broker; with MQTT_SHARE_GROUP each ingestor needs its own"""
+    mqtt_share_group: Annotated[str | None, Field(pattern=r"^[^/+#\s]{1,100}$")] = None
+    """ingestors with the same group share the load; unset = alone"""
+    mqtt_session_expiry_seconds: Annotated[int, Field(ge=60, le=4294967295)] = 604800
+    """how long the broker keeps our queue while we are away (7 days)"""
+    mqtt_keepalive_seconds: Annotated[int, Field(ge=5, le=3600)] = 30
+    """a connection to the broker that is silent for about this long is given up"""
+
+    max_inflight: Annotated[int, Field(ge=10, le=65535)] = 65535
+    """messages the broker may send ahead of our acknowledgement; 65,535 asks for 65,534"""
+    max_pending_bytes: Annotated[int, Field(ge=1_000_000)] = 128_000_000
+    """payload bytes held before reading pauses"""
+    flush_interval_ms: Annotated[int, Field(ge=1, le=60_000)] = 250
+    """longest wait of a reading before its batch is written"""
+    flush_max_rows: Annotated[int | None, Field(ge=1)] = None
+    """readings that close a batch early; unset = half of MAX_INFLIGHT"""
+    flush_timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
+    """a session of PostgreSQL that is silent for longer is given up"""
+    metrics_host: str = "127.0.0.1"
+    """address of /metrics, /healthz, /readyz of the ingestor"""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
+    """their port; 0 = any free port"""
+
+    retention_days: Annotated[int, Field(ge=0, le=36500)] = 0
+    """days of history kept; 0 = keep everything"""
+    max_clock_skew_seconds: Annotated[int, Field(ge=0, le=86400)] = 300
+    """how far ahead of our clock a reading may be"""
+    max_reading_age_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    """how old a reading may be; never more than RETENTION_DAYS where that is set"""
+    unknown_fields: Literal["refuse", "ignore"] = "refuse"
+    """`ignore` takes a reading without the fields that are not of its kind, and counts it"""
+    max_kwh: Annotated[dict[str, float], NoDecode] = {}
+    """most energy of one reading of a {kind}, in kWh; more is refused as `invalid_value`"""
+    rejected_max_per_second: Annotated[int, Field(ge=0)] = 1000
+    """refused messages kept a second; other nonsense is only counted, valid readings wait; 0 = keep none"""
+    rejected_max_bytes: Annotated[int, Field(ge=1_000_000)] = 1_000_000_000
+    """size of all refused messages kept; past it the oldest go (1 GB)"""
+    rejected_spool_dir: Path | None = None
+    """folder for valid readings that even the quarantine refuses; unset = .wattline/spool"""
+    rejected_retention_days: Annotated[int, Field(ge=1, le=36500)] = 30
+    """days refused messages are kept"""
+
+    silent_after_seconds: Annotated[int, Field(ge=1, le=366 * 86_400)] = 300
+    """a device is silent after three of its usual intervals, and after this time at least"""
+
+    meter_id_convention: Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]{1,50}:[A-Za-z0-9._-]{1,50})?$")] = (
+        "VEH-:METER-"
     )
-    mqtt_tls_cert: Annotated[str | None, Field(description="client certificate file")] = None
-    mqtt_tls_key: Annotated[str | None, Field(description="client key file")] = None
-    mqtt_client_id: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=200,
-            description="names the session at the broker; with MQTT_SHARE_GROUP each ingestor needs its own",
-        ),
-    ] = "wattline-ingestor"
-    mqtt_share_group: Annotated[
-        str | None,
-        Field(
-            pattern=r"^[^/+#\s]{1,100}$",
-            description="ingestors with the same group share the load; unset = alone",
-        ),
-    ] = None
-    mqtt_session_expiry_seconds: Annotated[
-        int,
-        Field(ge=60, le=4294967295, description="how long the broker keeps our queue while we are away (7 days)"),
-    ] = 604800
-    mqtt_keepalive_seconds: Annotated[
-        int,
-        Field(ge=5, le=3600, description="a connection to the broker that is silent for about this long is given up"),
-    ] = 30
-
-    max_inflight: Annotated[
-        int,
-        Field(
-            ge=10,
-            le=65535,
-            description="messages the broker may send ahead of our acknowledgement; 65,535 asks for 65,534",
-        ),
-    ] = 65535
-    max_pending_bytes: Annotated[int, Field(ge=1_000_000, description="payload bytes held before reading pauses")] = (
-        128_000_000
-    )
-    flush_interval_ms: Annotated[
-        int, Field(ge=1, le=60_000, description="longest wait of a reading before its batch is written")
-    ] = 250
-    flush_max_rows: Annotated[
-        int | None, Field(ge=1, description="readings that close a batch early; unset = half of MAX_INFLIGHT")
-    ] = None
-    flush_timeout_seconds: Annotated[
-        int, Field(ge=1, le=3600, description="a session of PostgreSQL that is silent for longer is given up")
-    ] = 60
-    metrics_host: Annotated[str, Field(description="address of /metrics, /healthz, /readyz of the ingestor")] = (
-        "127.0.0.1"
-    )
-    metrics_port: Annotated[int, Field(ge=0, le=65535, description="their port; 0 = any free port")] = 9464
-
-    retention_days: Annotated[int, Field(ge=0, le=36500, description="days of history kept; 0 = keep everything")] = 0
-    max_clock_skew_seconds: Annotated[
-        int, Field(ge=0, le=86400, description="how far ahead of our clock a reading may be")
-    ] = 300
-    max_reading_age_days: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=3650,
-            description="how old a reading may be; never more than RETENTION_DAYS where that is set",
-        ),
-    ] = 30
-    unknown_fields: Annotated[
-        Literal["refuse", "ignore"],
-        Field(description="`ignore` takes a reading without the fields that are not of its kind, and counts it"),
-    ] = "refuse"
-    max_kwh: Annotated[
-        dict[str, float],
-        NoDecode,
-        Field(description="most energy of one reading of a {kind}, in kWh; more is refused as `invalid_value`"),
-    ] = {}
-    rejected_max_per_second: Annotated[
-        int,
-        Field(
-            ge=0,
-            description="refused messages kept a second; other nonsense is only counted, valid readings wait; "
-            "0 = keep none",
-        ),
-    ] = 1000
-    rejected_max_bytes: Annotated[
-        int, Field(ge=1_000_000, description="size of all refused messages kept; past it the oldest go (1 GB)")
-    ] = 1_000_000_000
-    rejected_spool_dir: Annotated[
-        Path | None,
-        Field(description="folder for valid readings that even the quarantine refuses; unset = .wattline/spool"),
-    ] = None
-    rejected_retention_days: Annotated[int, Field(ge=1, le=36500, description="days refused messages are kept")] = 30
-
-    silent_after_seconds: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=366 * 86_400,
-            description="a device is silent after three of its usual intervals, and after this time at least",
-        ),
-    ] = 300
-
-    meter_id_convention: Annotated[
-        str,
-        Field(
-            pattern=r"^([A-Za-z0-9._-]{1,50}:[A-Za-z0-9._-]{1,50})?$",
-            description="vehicle prefix:meter prefix, before a vehicle's first link; empty = none",
-        ),
-    ] = "VEH-:METER-"
-    efficiency_tolerance: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=1,
-            allow_inf_nan=False,
-            description="how much more DC than AC may be measured (0.02 = 2 %); beyond it the health is UNKNOWN",
-        ),
-    ] = 0.02
-    http_keepalive_seconds: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=3600,
-            description="how long an idle HTTP connection is kept; longer than the proxy in front keeps it",
-        ),
-    ] = 75
-    api_read_tokens: Annotated[
-        SecretStr | None, Field(description="comma-separated bearer tokens for reading; unset = open")
-    ] = None
-    api_write_tokens: Annotated[
-        SecretStr | None,
-        Field(description="comma-separated bearer tokens for writing; unset = nobody writes"),
-    ] = None
-    api_write_loopback: Annotated[
-        bool,
-        Field(
-            description="1 = without write tokens this machine may write, while HOST is loopback and no proxy is before"
-        ),
-    ] = False
+    """vehicle prefix:meter prefix, before a vehicle's first link; empty = none"""
+    efficiency_tolerance: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.02
+    """how much more DC than AC may be measured (0.02 = 2 %); beyond it the health is UNKNOWN"""
+    http_keepalive_seconds: Annotated[int, Field(ge=1, le=3600)] = 75
+    """how long an idle HTTP connection is kept; longer than the proxy in front keeps it"""
+    api_read_tokens: SecretStr | None = None
+    """comma-separated bearer tokens for reading; unset = open"""
+    api_write_tokens: SecretStr | None = None
+    """comma-separated bearer tokens for writing; unset = nobody writes"""
+    api_write_loopback: bool = False
+    """1 = without write tokens this machine may write, while HOST is loopback and no proxy is before"""
     api_allowed_hosts: Annotated[
         str | None,
         Field(
@@ -208,19 +138,15 @@ class Settings(BaseSettings):
             "unset = only names of this machine, while HOST is loopback"
         ),
     ] = None
-    api_cors_origins: Annotated[
-        str | None,
-        Field(description="comma-separated origins that browsers may call the API from; unset = none"),
-    ] = None
+    api_cors_origins: str | None = None
+    """comma-separated origins that browsers may call the API from; unset = none"""
 
-    wattline_data_dir: Annotated[
-        Path | None,
-        Field(
-            description="folder of the `wattline up` to use where broker and database are not set; unset = .wattline"
-        ),
-    ] = None
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="least level logged")] = "INFO"
-    log_format: Annotated[Literal["text", "json"], Field(description="`text` for people, `json` for machines")] = "text"
+    wattline_data_dir: Path | None = None
+    """folder of the `wattline up` to use where broker and database are not set; unset = .wattline"""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """least level logged"""
+    log_format: Literal["text", "json"] = "text"
+    """`text` for people, `json` for machines"""
 
     @model_validator(mode="before")
     @classmethod
@@ -373,12 +299,14 @@ def load_settings(
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        written = _env_file()
-        variables = {**written, **os.environ}
+        variables = {**read_env_file(Settings.model_fields), **os.environ}
         given["max_kwh"] = _max_kwh(variables)
         settings = Settings(**given)
         if beside_up:
-            settings = Settings(**given, **_beside_up(settings, data_dir, publishes=publishes))
+            places = places_beside_up(
+                settings.model_fields_set, data_dir, settings.wattline_data_dir, publishes=publishes
+            )
+            settings = Settings(**given, **places)
         _tell_of_near_misses(variables, settings)
         return settings
     except ValidationError as error:
@@ -417,56 +345,6 @@ def _max_kwh(variables: Mapping[str, str]) -> dict[str, float]:
             if not 0 < limit < float("inf"):
                 raise SettingsError(f"{name.upper()}: must be a number of kWh above 0")
     return limits
-
-
-def _env_file() -> dict[str, str]:
-    """What `.env` says. Raises SettingsError for a line that its reader would pass over, so that a quote too many does
-    not open what tokens close.
-    """
-    try:
-        with Path(ENV_FILE).open(encoding="utf-8") as file:
-            bindings = list(parse_stream(file))
-    except FileNotFoundError:
-        return {}
-    for binding in bindings:
-        if binding.error:
-            raise SettingsError(f"{ENV_FILE}: line {binding.original.line} is not NAME=value")
-        if binding.value is None and (binding.key or "").lower() in Settings.model_fields:
-            raise SettingsError(f"{ENV_FILE}: line {binding.original.line}: {binding.key} has no value")
-    return {binding.key: binding.value for binding in bindings if binding.key and binding.value is not None}
-
-
-def _beside_up(settings: Settings, data_dir: Path | None, *, publishes: bool) -> dict[str, Any]:
-    """What a running `up` answers for: broker and database, or neither, so that readings and refused messages of one
-    system never get into another. Raises SettingsError.
-    """
-    database = sorted(name.upper() for name in settings.model_fields_set if name.startswith("database_"))
-    if data_dir is None and (database or "mqtt_url" in settings.model_fields_set):
-        if publishes and "mqtt_url" not in settings.model_fields_set:
-            raise SettingsError(
-                f"MQTT_URL: is not set although {', '.join(database)} is; say where to publish: set MQTT_URL, or name "
-                "the data directory of a running `wattline up` with --data-dir"
-            )
-        return {}
-    try:
-        running = find_running(data_dir or settings.wattline_data_dir or DATA_DIR)
-    except NotRunningError as error:
-        if data_dir is not None:
-            raise SettingsError(f"--data-dir: {error}") from None
-        if settings.wattline_data_dir is not None:
-            raise SettingsError(f"WATTLINE_DATA_DIR: {error}") from None
-        if publishes:
-            raise SettingsError(
-                f"MQTT_URL: is not set, and {error}; say where to publish: set MQTT_URL, or name the data directory of "
-                "a running `wattline up` with --data-dir (or WATTLINE_DATA_DIR)"
-            ) from None
-        return {}
-    forget_other_servers()
-    return {
-        "database_url": running.database_url,
-        "mqtt_url": running.mqtt_url,
-        **dict.fromkeys(("mqtt_tls_ca", "mqtt_tls_cert", "mqtt_tls_key")),
-    }
 
 
 def _listed(text: str) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from config.settings import ENV_FILE
+from config.env_file import ENV_FILE
 from embedded.interpreter import Interpreter
 from embedded.ports import LOOPBACK
 from processes.child import Account, Program
