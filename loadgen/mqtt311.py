@@ -6,13 +6,13 @@ reason code, so a broker acknowledges also what nobody is subscribed to.
 
 from __future__ import annotations
 
-import asyncio
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final, Self, cast
+from typing import Final, Self
 
 from loadgen.messages import Message
-from mqtt.errors import LinkError, LinkLost, LinkRefused, PublishRefused, lost, unreachable
+from mqtt.errors import LinkError, LinkLost, LinkRefused, PublishRefused
+from mqtt.network import NetworkConnection
 from mqtt.options import LinkOptions
 from mqtt.packet_ids import PACKET_IDS, free_packet_ids
 
@@ -29,61 +29,46 @@ REFUSALS: Final = {
     5: "not authorized; check user and password in MQTT_URL and the broker's access rules",
 }
 FINAL_REFUSALS: Final = (1, 2)
-SILENT_PINGS_MAX: Final = 2
-CLOSE_SECONDS_MAX: Final = 2.0
 
 OnAnswers = Callable[[list[Message], list[tuple[Message, PublishRefused]]], None]
 
 
-class Connection311(asyncio.Protocol):
+class Connection311(NetworkConnection):
     """An established connection; make one with `open`."""
 
+    ping_packet = bytes((PINGREQ, 0))
+
     def __init__(self, options: LinkOptions, under_way_max: int, on_answers: OnAnswers, qos: int) -> None:
-        self._options = options
+        super().__init__(options)
         self._under_way_max = min(under_way_max, PACKET_IDS)
         self._on_answers = on_answers
         self._qos = qos
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
-        self._welcome: asyncio.Future[int] = self._loop.create_future()
-        self._ended: asyncio.Future[LinkError] = self._loop.create_future()
-        self._error: LinkError | None = None
         self._partial = b""
         self._due: dict[int, Message] = {}
         self._last_packet_id = 0
-        self._writable = True
-        self._silent_pings = 0
-        self._ping_seconds = options.keepalive_seconds / (SILENT_PINGS_MAX + 1)
-        self._ping_timer: asyncio.TimerHandle | None = None
 
     @classmethod
     async def open(cls, options: LinkOptions, under_way_max: int, on_answers: OnAnswers, *, qos: int = 1) -> Self:
         """Connect, and return once the broker has accepted us. Raises LinkError."""
         made = cls(options, under_way_max, on_answers, qos)
-        try:
-            tls = None if options.tls is None else options.tls.context()
-            async with asyncio.timeout(options.connect_timeout_seconds):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: made,
-                    options.broker.host,
-                    options.broker.port,
-                    ssl=tls,
-                )
-                made._write(connect_packet(options))
-                code = await made._welcome
-        except (OSError, UnicodeError) as error:
-            made._drop()
-            raise unreachable(options.broker, error, options.connect_timeout_seconds) from None
-        except BaseException:
-            made._drop()
-            raise
+        await made._open()
+        return made
+
+    async def _shake_hands(self) -> float:
+        options = self._options
+        self._write(connect_packet(options))
+        code: int = await self._welcome
         if code:
-            made._drop()
             why = REFUSALS.get(code, "for a reason that MQTT 3.1.1 does not know")
             text = f"the broker at {options.broker} refused the connection: {why} (return code {code})"
             raise LinkRefused(text) if code in FINAL_REFUSALS else LinkLost(text)
-        made._ping_timer = made._loop.call_later(made._ping_seconds, made._ping)
-        return made
+        return options.keepalive_seconds
+
+    def _unanswered(self, _error: Exception | None) -> LinkError:
+        return LinkLost(
+            f"the broker at {self._options.broker} closed the connection without an answer; does it speak MQTT 3.1.1, "
+            "and is its port the right one (a TLS port needs mqtts:// in MQTT_URL)?"
+        )
 
     # As an outbox
 
@@ -93,7 +78,7 @@ class Connection311(asyncio.Protocol):
         if self._error is not None:
             return 0
         if self._qos == 0:
-            return self._under_way_max if self._writable else 0
+            return self._under_way_max if self.is_writable else 0
         return self._under_way_max - len(self._due)
 
     def send(self, messages: Sequence[Message]) -> None:
@@ -113,51 +98,14 @@ class Connection311(asyncio.Protocol):
         """What was sent with QoS 1 and has no answer, oldest first."""
         return list(self._due.values())
 
-    def on_closed(self, callback: Callable[[LinkError], None]) -> None:
-        """Call `callback` with the reason once the connection has ended."""
-        self._ended.add_done_callback(lambda ended: callback(ended.result()))
-
     async def disconnect(self) -> None:
         """Say goodbye and let the broker close."""
-        self._write(bytes((DISCONNECT, 0)))
-        self._end(LinkLost("we disconnected"))
-        if self._transport is not None and self._transport.can_write_eof():
-            self._transport.write_eof()
-        await asyncio.wait([self._ended], timeout=CLOSE_SECONDS_MAX)
-        self._drop()
-
-    # As an asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Part of asyncio.Protocol."""
-        self._transport = cast(asyncio.Transport, transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Part of asyncio.Protocol."""
-        welcomed = self._welcome.done()
-        broker = self._options.broker
-        answerless = LinkLost(
-            f"the broker at {broker} closed the connection without an answer; does it speak MQTT 3.1.1, and is its "
-            "port the right one (a TLS port needs mqtts:// in MQTT_URL)?"
-        )
-        error = lost(broker, exc) if welcomed else answerless
-        self._end(error)
-        if not self._ended.done():
-            self._ended.set_result(self._error or error)
-
-    def pause_writing(self) -> None:
-        """Part of asyncio.Protocol."""
-        self._writable = False
-
-    def resume_writing(self) -> None:
-        """Part of asyncio.Protocol."""
-        self._writable = True
+        await self._say_goodbye(bytes((DISCONNECT, 0)))
 
     def data_received(self, data: bytes) -> None:
-        """Part of asyncio.Protocol."""
         if self._error is not None:
             return
-        self._silent_pings = 0
+        self._heard = True
         if self._partial:
             data = self._partial + data
         at, end = 0, len(data)
@@ -167,7 +115,7 @@ class Connection311(asyncio.Protocol):
             first = data[at]
             size = PACKET_BYTES.get(first, 0)
             if not size or (at + 1 < end and data[at + 1] != size - 2):
-                self._abort(f"the broker at {self._options.broker} sent something that is not MQTT 3.1.1")
+                self.abort(LinkLost(f"the broker at {self._options.broker} sent something that is not MQTT 3.1.1"))
                 return
             if at + size > end:
                 break
@@ -181,41 +129,6 @@ class Connection311(asyncio.Protocol):
         self._partial = data[at:]
         if accepted:
             self._on_answers(accepted, [])
-
-    # How it works
-
-    def _ping(self) -> None:
-        if self._error is not None:
-            return
-        if self._silent_pings > SILENT_PINGS_MAX:
-            self._abort(f"the broker at {self._options.broker} has been silent for {self._options.keepalive_seconds} s")
-            return
-        self._silent_pings += 1
-        self._write(bytes((PINGREQ, 0)))
-        self._ping_timer = self._loop.call_later(self._ping_seconds, self._ping)
-
-    def _write(self, data: bytes) -> None:
-        if self._transport is not None and self._error is None:
-            self._transport.write(data)
-
-    def _abort(self, text: str) -> None:
-        self._end(LinkLost(text))
-        self._drop()
-
-    def _drop(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _end(self, error: LinkError) -> None:
-        """The first reason is the one that counts."""
-        if self._error is not None:
-            return
-        self._error = error
-        if self._ping_timer is not None:
-            self._ping_timer.cancel()
-        if not self._welcome.done():
-            self._welcome.set_exception(error)
-            self._welcome.exception()
 
 
 def connect_packet(options: LinkOptions) -> bytes:

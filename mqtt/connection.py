@@ -1,4 +1,4 @@
-"""One network connection to the broker, from CONNECT to its end: an asyncio Protocol over the `mqtt5` codec.
+"""One MQTT 5 connection to the broker, from CONNECT to its end: an asyncio Protocol over the `mqtt5` codec.
 
 Why not a client library: paho-mqtt costs several times as much a message (docs/benchmarks.md), and aiomqtt 2 cannot
 acknowledge by hand. It hands on what was received and reports how it ended; it never reconnects (`mqtt.link.Link` does)
@@ -19,23 +19,20 @@ from mqtt.errors import (
     LinkLost,
     connect_refused,
     disconnected,
-    lost,
     not_unsubscribed,
     publish_refused,
     speaks_311_only,
     subscribe_refused,
     too_large_to_publish,
-    unreachable,
     wrong_port,
 )
+from mqtt.network import NetworkConnection
 from mqtt.options import LinkOptions
-from mqtt.packet_ids import PACKET_IDS, Answer, Answers, fail
+from mqtt.packet_ids import PACKET_IDS, Answer, Answers
 from mqtt.packets import PacketReader, acknowledgements
 
 logger = logging.getLogger(__name__)
 
-# A silent connection is given up after this many pings without any answer, three of which fit the keepalive.
-SILENT_PINGS_MAX = 2
 # A reason code from here on is a failure (MQTT 5, section 2.4).
 FAILURE_CODES = 0x80
 # What a SUBACK to our one filter may say, from what was asked for upwards.
@@ -46,35 +43,23 @@ ENOUGH = (
 )
 # How the CONNACK of a broker that speaks MQTT 3.1.1 only begins: two bytes follow, where MQTT 5 has three or more.
 CONNACK_311 = b"\x20\x02"
-# How long a goodbye may take before the socket is simply closed.
-CLOSE_SECONDS_MAX = 2.0
 
 OnPublish = Callable[["Connection", list[mqtt5.PublishPacket]], None]
 OnPubacks = Callable[[list[mqtt5.PubAckPacket]], None]
 A = TypeVar("A", mqtt5.PubAckPacket, mqtt5.SubAckPacket, mqtt5.UnsubAckPacket)
 
 
-class Connection(asyncio.Protocol):
+class Connection(NetworkConnection):
     """An established MQTT 5 connection; make one with `open`. All methods belong to the loop it was opened in."""
 
+    ping_packet = mqtt5.PingReqPacket().write()
+
     def __init__(self, options: LinkOptions, on_publish: OnPublish | None) -> None:
-        self._options = options
+        super().__init__(options)
         self._on_publish = on_publish
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
         self._reader = PacketReader(options.packet_bytes_max)
-        self._connack: asyncio.Future[mqtt5.ConnAckPacket] = self._loop.create_future()
-        self._closed: asyncio.Future[LinkError] = self._loop.create_future()
         self._answers = Answers()
         self._slots = asyncio.Semaphore(PACKET_IDS)
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self._error: LinkError | None = None
-        self._reading = True
-        self._heard = True
-        self._silent_pings = 0
-        self._ping_seconds = options.keepalive_seconds / (SILENT_PINGS_MAX + 1)
-        self._ping_timer: asyncio.TimerHandle | None = None
         self._on_pubacks: OnPubacks | None = None
         # Packet ids of messages with QoS 2: those that we owe a PUBREC, and those that the broker has yet to release.
         # We subscribe with QoS 1, but our session may hold messages of an older subscription.
@@ -92,25 +77,11 @@ class Connection(asyncio.Protocol):
 
         Raises LinkLost when it may work later, LinkRefused when only a person can help.
         """
-        connection: Self | None = None
-        try:
-            tls = None if options.tls is None else options.tls.context()
-            async with asyncio.timeout(options.connect_timeout_seconds):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: cls(options, on_publish), options.broker.host, options.broker.port, ssl=tls
-                )
-                await connection._handshake()  # noqa: SLF001 - its own class
-        except (OSError, UnicodeError) as error:  # asyncio's for a host name that cannot be one
-            if connection is not None:
-                connection.abort(LinkLost("gave up connecting"))
-            raise unreachable(options.broker, error, options.connect_timeout_seconds) from None
-        except BaseException:
-            if connection is not None:
-                connection.abort(LinkLost("gave up connecting"))
-            raise
+        connection = cls(options, on_publish)
+        await connection._open()
         return connection
 
-    async def _handshake(self) -> None:
+    async def _shake_hands(self) -> float:
         options = self._options
         password = options.broker.password
         self._write(
@@ -125,7 +96,7 @@ class Connection(asyncio.Protocol):
                 max_packet_size=options.packet_bytes_max,
             ).write()
         )
-        connack = await self._connack
+        connack: mqtt5.ConnAckPacket = await self._welcome
         if connack.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
             raise connect_refused(
                 str(options.broker), connack.reason_code, connack.reason_str, connack.server_reference
@@ -135,18 +106,13 @@ class Connection(asyncio.Protocol):
         self.packet_bytes_max = connack.max_packet_size
         self.receive_maximum = min(connack.receive_max, PACKET_IDS)
         self._slots = asyncio.Semaphore(min(connack.receive_max, PACKET_IDS))
-        if connack.server_keep_alive:
-            # Never more slowly than we would by ourselves: silence would be noticed too late.
-            seconds = min(connack.server_keep_alive, options.keepalive_seconds)
-            self._ping_seconds = seconds / (SILENT_PINGS_MAX + 1)
-        self._ping_timer = self._loop.call_later(self._ping_seconds, self._ping)
+        # Never more slowly than we would by ourselves: silence would be noticed too late.
+        return min(connack.server_keep_alive or options.keepalive_seconds, options.keepalive_seconds)
+
+    def _unanswered(self, error: Exception | None) -> LinkError:
+        return wrong_port(self._options.broker, "closed the connection without an answer", error)
 
     # What the caller does
-
-    @property
-    def is_open(self) -> bool:
-        """Whether acknowledgements and publishes still have somewhere to go."""
-        return self._error is None
 
     async def closed(self) -> LinkError:
         """Wait for the end; the result says why it ended."""
@@ -209,18 +175,9 @@ class Connection(asyncio.Protocol):
         if isinstance(puback, mqtt5.PubAckPacket) and puback.reason_code != mqtt5.PubAckReasonCode.SUCCESS:
             raise publish_refused(puback.reason_code, puback.reason_str)
 
-    @property
-    def is_writable(self) -> bool:
-        """Whether the socket takes more without piling up here."""
-        return self._writable.is_set()
-
     def take_pubacks(self, on_pubacks: OnPubacks) -> None:
         """From now on every PUBACK goes to `on_pubacks`, all of one read at once; `Outbox` uses it."""
         self._on_pubacks = on_pubacks
-
-    def on_closed(self, callback: Callable[[LinkError], None]) -> None:
-        """Call `callback` with the reason once the connection has ended."""
-        self._closed.add_done_callback(lambda closed: callback(closed.result()))
 
     def write_packets(self, packets: Sequence[bytes]) -> None:
         """Finished packets as one write; nothing happens when the connection has ended."""
@@ -260,53 +217,16 @@ class Connection(asyncio.Protocol):
 
     async def disconnect(self, *, end_session: bool = False) -> None:
         """Say goodbye and let the broker close; the session stays there for as long as its expiry says, or ends."""
-        goodbye = LinkLost("we disconnected")
-        if self._error is None:
-            self._write(mqtt5.DisconnectPacket(session_expiry_interval=0 if end_session else None).write())
-            self._end(goodbye)
-            self._hear_out()
-        try:
-            await asyncio.wait([self._closed], timeout=CLOSE_SECONDS_MAX)
-        finally:
-            # What a broker that reads no more has not taken by now, it never will.
-            self.abort(goodbye)
-
-    def abort(self, error: LinkError) -> None:
-        """Drop the connection at once."""
-        self._end(error)
-        if self._transport is not None:
-            self._transport.abort()
+        await self._say_goodbye(mqtt5.DisconnectPacket(session_expiry_interval=0 if end_session else None).write())
 
     # What the transport does
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Part of asyncio.Protocol."""
-        self._transport = cast(asyncio.Transport, transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Part of asyncio.Protocol."""
-        broker = self._options.broker
-        welcomed = self._connack.done()
-        error = lost(broker, exc) if welcomed else wrong_port(broker, "closed the connection without an answer", exc)
-        self._end(error)
-        if not self._closed.done():
-            self._closed.set_result(self._error or error)
-
-    def pause_writing(self) -> None:
-        """Part of asyncio.Protocol: the socket is full. After the end nobody is to wait for it."""
-        if self._error is None:
-            self._writable.clear()
-
-    def resume_writing(self) -> None:
-        """Part of asyncio.Protocol: there is room again."""
-        self._writable.set()
 
     def data_received(self, data: bytes) -> None:
         """Part of asyncio.Protocol."""
         if self._error is not None:
             return  # heard out, see _hear_out: nobody is there to take it
         self._heard = True
-        if not self._connack.done() and data.startswith(CONNACK_311):
+        if not self._welcome.done() and data.startswith(CONNACK_311):
             self.abort(speaks_311_only(str(self._options.broker)))
             return
         publishes, others, problem = self._reader.feed(data)
@@ -327,18 +247,18 @@ class Connection(asyncio.Protocol):
 
     def _handle(self, packet: mqtt5.Packet) -> None:
         match packet:
-            case mqtt5.ConnAckPacket() if not self._connack.done():
-                self._connack.set_result(packet)
+            case mqtt5.ConnAckPacket() if not self._welcome.done():
+                self._welcome.set_result(packet)
             case mqtt5.DisconnectPacket():
                 options = self._options
                 self.abort(disconnected(str(options.broker), packet, options.client_id))
-            case mqtt5.PubAckPacket() | mqtt5.SubAckPacket() | mqtt5.UnsubAckPacket() if self._connack.done():
+            case mqtt5.PubAckPacket() | mqtt5.SubAckPacket() | mqtt5.UnsubAckPacket() if self._welcome.done():
                 self._answers.arrived(packet)
-            case mqtt5.PubRelPacket() if self._connack.done():
+            case mqtt5.PubRelPacket() if self._welcome.done():
                 self._complete(packet.packet_id)
-            case mqtt5.PubRecPacket() if self._connack.done():
+            case mqtt5.PubRecPacket() if self._welcome.done():
                 self._disown(packet)
-            case mqtt5.PingRespPacket() | mqtt5.PubCompPacket() if self._connack.done():
+            case mqtt5.PingRespPacket() | mqtt5.PubCompPacket() if self._welcome.done():
                 pass  # a PUBCOMP ends what an older program began under our client id
             case _:
                 self._malformed(f"sent an unexpected {_name(type(packet))}")
@@ -360,7 +280,7 @@ class Connection(asyncio.Protocol):
             self._write(mqtt5.PubRelPacket(packet.packet_id, reason_code=not_ours).write())
 
     def _hand_on(self, publishes: list[mqtt5.PublishPacket]) -> None:
-        if not self._connack.done():
+        if not self._welcome.done():
             self._malformed("sent an unexpected PUBLISH")
         elif self._on_publish is not None:
             try:
@@ -379,27 +299,12 @@ class Connection(asyncio.Protocol):
 
     def _malformed(self, what: str) -> None:
         broker = self._options.broker
-        if not self._connack.done():
+        if not self._welcome.done():
             self.abort(wrong_port(broker, what))
             return
         if self._error is None:
             self._write(mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.MALFORMED_PACKET).write())
         self.abort(LinkLost(f"the broker at {broker} {what}"))
-
-    def _ping(self) -> None:
-        if self._error is not None:
-            return
-        if self._heard or not self._reading:
-            self._silent_pings = 0
-        elif self._silent_pings >= SILENT_PINGS_MAX:
-            seconds = round(self._ping_seconds * (SILENT_PINGS_MAX + 1), 1)
-            self.abort(LinkLost(f"the broker at {self._options.broker} has been silent for {seconds} s"))
-            return
-        else:
-            self._silent_pings += 1
-        self._heard = False
-        self._write(mqtt5.PingReqPacket().write())
-        self._ping_timer = self._loop.call_later(self._ping_seconds, self._ping)
 
     def _expect_answer(self) -> tuple[int, asyncio.Future[Answer]]:
         self._raise_if_closed()
@@ -425,39 +330,14 @@ class Connection(asyncio.Protocol):
             raise too_large_to_publish(len(data), self.packet_bytes_max)
         return data
 
-    def _write(self, data: bytes) -> None:
-        if self._transport is not None and self._error is None:
-            self._transport.write(data)
-
-    def _hear_out(self) -> None:
-        """Read on, into nothing, until the broker closes.
-
-        Who closes a socket with something unread resets the connection, and the broker loses the acknowledgements that
-        it has not read yet: it would deliver those messages again.
-        """
-        transport = self._transport
-        if transport is not None:
-            if not self._reading:
-                transport.resume_reading()
-            if transport.can_write_eof():
-                transport.write_eof()
-
     def _raise_if_closed(self) -> None:
         if self._error is not None:
             # Without its traceback, to which every raise would add.
             raise self._error.with_traceback(None)
 
-    def _end(self, error: LinkError) -> None:
-        """The first reason is the one that counts; everybody who waits for an answer hears it."""
-        if self._error is not None:
-            return
-        self._error = error
-        if self._ping_timer is not None:
-            self._ping_timer.cancel()
-        self._writable.set()
+    def _ended(self, error: LinkError) -> None:
         # One wakes the next: each waiter finds the connection closed and gives its slot back.
         self._slots.release()
-        fail(self._connack, error)
         self._answers.fail(error)
 
 

@@ -405,7 +405,7 @@ async def test_disconnect_says_goodbye_after_everything_else() -> None:
 
 
 async def test_disconnect_does_not_wait_for_a_broker_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mqtt.connection.CLOSE_SECONDS_MAX", 0.2)
+    monkeypatch.setattr("mqtt.network.CLOSE_SECONDS_MAX", 0.2)
     async with FakeBroker() as broker, opened(broker) as (connection, session):
         session.stop_reading()
         await fill(connection)

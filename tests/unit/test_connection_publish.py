@@ -249,7 +249,7 @@ async def test_publishers_wait_while_the_broker_reads_nothing(qos: int) -> None:
 
 @pytest.mark.parametrize("end", ["reset", "abort", "disconnect"])
 async def test_who_waits_for_room_hears_of_the_end(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mqtt.connection.CLOSE_SECONDS_MAX", 0.1)
+    monkeypatch.setattr("mqtt.network.CLOSE_SECONDS_MAX", 0.1)
     async with publishing() as (connection, session):
         session.stop_reading()
         await fill(connection)
