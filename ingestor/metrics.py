@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from typing import get_args
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import HistogramMetricFamily
@@ -27,6 +28,8 @@ from telemetry.topics import KINDS
 LAG_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 AGE_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0, 604800.0)
 ROWS_BUCKETS = (1, 10, 100, 1000, 5000, 10_000, 20_000, 50_000, 100_000)
+
+M = TypeVar("M", Counter, Gauge)
 
 
 class WeightedHistogram(Collector):
@@ -53,106 +56,76 @@ class WeightedHistogram(Collector):
         yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._sum)
 
 
+def _made(sort: type[M], registry: CollectorRegistry, name: str, meaning: str, **label: Iterable[str]) -> M:
+    """A metric with all series of its label from the start: an alert on an increase misses a counter's first value."""
+    metric = sort(name, meaning, list(label), registry=registry)
+    for values in label.values():
+        for value in values:
+            metric.labels(value)
+    return metric
+
+
 class IngestMetrics:
     """The ingestor's books."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._messages = Counter("wattline_messages_received", "MQTT messages received", ["kind"], registry=registry)
-        self._received = Counter("wattline_readings_received", "Readings received", ["kind"], registry=registry)
-        self._committed = Counter("wattline_readings_committed", "Readings stored", ["kind"], registry=registry)
-        self._duplicate = Counter(
-            "wattline_readings_duplicate", "Readings that were stored already", ["kind"], registry=registry
+        counter, gauge = partial(_made, Counter, registry), partial(_made, Gauge, registry)
+        all_kinds = (*KINDS, "unknown")
+        self._messages = counter("wattline_messages_received", "MQTT messages received", kind=all_kinds)
+        self._received = counter("wattline_readings_received", "Readings received", kind=all_kinds)
+        self._committed = counter("wattline_readings_committed", "Readings stored", kind=KINDS)
+        self._duplicate = counter("wattline_readings_duplicate", "Readings that were stored already", kind=KINDS)
+        self._rejected = counter("wattline_readings_rejected", "Readings refused", reason=get_args(ReasonCode))
+        self._not_kept = counter("wattline_rejected_not_kept", "Refused messages counted but not kept")
+        self._spooled = counter("wattline_rejected_spooled", "Valid readings that only a file beside the process has")
+        self._oldest_deleted = counter(
+            "wattline_rejected_oldest_deleted", "Refused messages deleted because of REJECTED_MAX_BYTES"
         )
-        self._rejected = Counter("wattline_readings_rejected", "Readings refused", ["reason"], registry=registry)
-        self._not_kept = Counter(
-            "wattline_rejected_not_kept", "Refused messages counted but not kept", registry=registry
-        )
-        self._spooled = Counter(
-            "wattline_rejected_spooled", "Valid readings that only a file beside the process has", registry=registry
-        )
-        self._oldest_deleted = Counter(
-            "wattline_rejected_oldest_deleted",
-            "Refused messages deleted because of REJECTED_MAX_BYTES",
-            registry=registry,
-        )
-        self._unknown_fields = Counter(
+        self._unknown_fields = counter(
             "wattline_readings_unknown_fields",
             "Readings taken without fields that are not of their kind (UNKNOWN_FIELDS=ignore)",
-            ["kind"],
-            registry=registry,
+            kind=KINDS,
         )
-        self._pending = Gauge("wattline_readings_pending", "Readings received, not committed yet", registry=registry)
-        self._inflight = Gauge(
-            "wattline_inflight_messages", "Messages with QoS 1 or 2 received, not acknowledged yet", registry=registry
-        )
-        self._window = Gauge(
+        self._pending = gauge("wattline_readings_pending", "Readings received, not committed yet")
+        self._inflight = gauge("wattline_inflight_messages", "Messages with QoS 1 or 2 received, not acknowledged yet")
+        self._window = gauge(
             "wattline_mqtt_window_messages",
             "Messages the broker sends ahead of our acknowledgement: MAX_INFLIGHT, or less where it has shown less",
-            registry=registry,
         )
-        self._flushes = Counter("wattline_flushes", "Batches committed", ["trigger"], registry=registry)
+        self._flushes = counter("wattline_flushes", "Batches committed", trigger=get_args(Trigger))
         self._flush_seconds = Histogram(
             "wattline_flush_seconds", "Time from a closed batch to its COMMIT", buckets=LAG_BUCKETS, registry=registry
         )
         self._flush_rows = Histogram(
             "wattline_flush_rows", "Readings in a batch", buckets=ROWS_BUCKETS, registry=registry
         )
-        self._failures = Counter("wattline_flush_failures", "Attempts that failed", ["error"], registry=registry)
+        self._failures = counter("wattline_flush_failures", "Attempts that failed", error=get_args(FailureKind))
         self._commit_lag = WeightedHistogram(
             "wattline_commit_lag_seconds", "From receiving a reading to its COMMIT", LAG_BUCKETS, registry
         )
         self._reading_age = WeightedHistogram(
             "wattline_reading_age_seconds", "From a reading's own timestamp to its COMMIT", AGE_BUCKETS, registry
         )
-        self._connected = Gauge("wattline_mqtt_connected", "1 while connected to the broker", registry=registry)
-        self._reconnects = Counter(
-            "wattline_mqtt_reconnects", "Times the connection to the broker came back", registry=registry
+        self._connected = gauge("wattline_mqtt_connected", "1 while connected to the broker")
+        self._reconnects = counter("wattline_mqtt_reconnects", "Times the connection to the broker came back")
+        self._sessions_lost = counter("wattline_mqtt_sessions_lost", "Times the broker came back without our session")
+        self._last_commit = gauge("wattline_last_commit_timestamp_seconds", "When the last batch was committed")
+        self._silent = gauge(
+            "wattline_devices_silent", "Devices that have sent nothing for longer than usual", kind=KINDS
         )
-        self._sessions_lost = Counter(
-            "wattline_mqtt_sessions_lost", "Times the broker came back without our session", registry=registry
-        )
-        self._last_commit = Gauge(
-            "wattline_last_commit_timestamp_seconds", "When the last batch was committed", registry=registry
-        )
-        self._silent = Gauge(
-            "wattline_devices_silent",
-            "Devices that have sent nothing for longer than usual",
-            ["kind"],
-            registry=registry,
-        )
-        self._chore_failures = Counter(
-            "wattline_chore_failures", "Rounds of a chore that failed", ["chore"], registry=registry
-        )
-        self._chore_success = Gauge(
+        chores = get_args(ChoreName)
+        self._chore_failures = counter("wattline_chore_failures", "Rounds of a chore that failed", chore=chores)
+        self._chore_success = gauge(
             "wattline_chore_last_success_timestamp_seconds",
             "When the last round of a chore went well; 0 = not yet",
-            ["chore"],
-            registry=registry,
+            chore=chores,
         )
-        self._clock_offset = Gauge(
-            "wattline_clock_offset_seconds", "Our clock minus the database's, by the latest look", registry=registry
+        self._clock_offset = gauge(
+            "wattline_clock_offset_seconds", "Our clock minus the database's, by the latest look"
         )
-        self._held = Gauge(
-            "wattline_retention_held_days", "Days past their retention that wait for a person's yes", registry=registry
-        )
-        # Every series is there from the start: an alert on an increase misses a counter's first value otherwise.
-        for counter, labels in (
-            (self._messages, (*KINDS, "unknown")),
-            (self._received, (*KINDS, "unknown")),
-            (self._committed, KINDS),
-            (self._duplicate, KINDS),
-            (self._unknown_fields, KINDS),
-            (self._silent, KINDS),
-            (self._rejected, get_args(ReasonCode)),
-            (self._flushes, get_args(Trigger)),
-            (self._failures, get_args(FailureKind)),
-            (self._chore_failures, get_args(ChoreName)),
-            (self._chore_success, get_args(ChoreName)),
-        ):
-            for label in labels:
-                counter.labels(label)
+        self._held = gauge("wattline_retention_held_days", "Days past their retention that wait for a person's yes")
 
     def watch(
         self,
