@@ -13,7 +13,6 @@ import psycopg
 
 from config.seldom import Once
 from ingestor.clocks import Clocks
-from ingestor.deadline import Deadline
 from postgres.connecting import Session, connect
 from postgres.session import Limits
 
@@ -57,11 +56,8 @@ class ClockWatch:
                     self._session = await connect(
                         self._conninfo, autocommit=True, application_name="wattline clock", limits=LIMITS
                     )
-                deadline = Deadline(LOOK_SECONDS_MAX, self._session.hang_up)
-                try:
+                with self._session.within(LOOK_SECONDS_MAX):
                     await self.clocks.compare(self._session)
-                finally:
-                    deadline.cancel()
             except BaseException:
                 await self.close()
                 raise

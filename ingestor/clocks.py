@@ -29,6 +29,12 @@ GOOD_ROUND_TRIP_SECONDS = 1.0
 _CLOCK: LiteralString = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
+async def database_clock(connection: AsyncConnection[TupleRow]) -> float:
+    """What it shows, in seconds since 1970. Raises psycopg.Error."""
+    (seconds,) = await (await connection.execute(_CLOCK)).fetchone() or (0.0,)
+    return float(seconds)
+
+
 class ClockDoubtError(WattlineError):
     """The clocks disagree, so nothing may be deleted by time; the message is one line for a person."""
 
@@ -54,11 +60,10 @@ class Clocks:
         """Look at both. Raises psycopg.Error."""
         for _ in range(LOOKS_MAX):
             started, before = self._monotonic(), self.now()
-            row = await (await connection.execute(_CLOCK)).fetchone()
+            theirs = await database_clock(connection)
             took = self._monotonic() - started
             if took <= GOOD_ROUND_TRIP_SECONDS:
                 break
-        theirs = float(row[0]) if row else before
         self.judge(before + took / 2 - theirs, uncertainty=took / 2)
 
     def judge(self, offset_seconds: float, uncertainty: float = 0.0) -> None:

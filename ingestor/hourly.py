@@ -19,7 +19,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from ingestor.batch import Batch, Row
-from postgres.locks import AdvisoryLock
+from postgres.locks import AdvisoryLock, try_lock_in_transaction
 from telemetry.kinds import SqlByKind
 
 HOUR = timedelta(hours=1)
@@ -125,8 +125,7 @@ async def roll(connection: AsyncConnection[TupleRow], hours_max: int = HOURS_PER
     The connection must be outside a transaction and READ COMMITTED.
     """
     async with connection.transaction():
-        cursor = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [int(AdvisoryLock.HOURLY_SUMS)])
-        if await cursor.fetchone() != (True,):
+        if not await try_lock_in_transaction(connection, AdvisoryLock.HOURLY_SUMS):
             return None
         taken: defaultdict[tuple[str, datetime], set[str | None]] = defaultdict(set)
         for kind, hour, device_id in await (await connection.execute(TAKE, [hours_max])).fetchall():

@@ -20,7 +20,6 @@ import psycopg
 from config.seldom import Seldom
 from ingestor import wire
 from ingestor.batch import Batch, Refusal, Row
-from ingestor.deadline import Deadline
 from ingestor.hourly import invalidate, invalidations
 from ingestor.isolation import UnbalancedError, refusal, store_rows
 from ingestor.rejected.bound import ByteBound
@@ -28,6 +27,7 @@ from ingestor.rejected.store import Kept, keep
 from ingestor.schema.partitions import ensure_partitions
 from ledger.redelivered import without_annulled
 from postgres.connecting import Session, connect
+from postgres.deadline import Deadline
 from postgres.failures import failure_kind
 from postgres.session import Limits
 from telemetry.kinds import BY_NAME
@@ -315,15 +315,13 @@ class Sink:
 @contextmanager
 def _deadline(connection: Session, seconds: float) -> Iterator[Deadline]:
     """Hang up on the server unless the work inside ends in time, or says that it goes forward."""
-    deadline = Deadline(seconds, connection.hang_up)
-    try:
-        yield deadline
-    except Exception as error:
-        if deadline.passed:
-            raise FlushTimeoutError(f"no answer to a batch for {seconds:g} s; its session is given up") from error
-        raise
-    finally:
-        deadline.cancel()
+    with connection.within(seconds) as deadline:
+        try:
+            yield deadline
+        except Exception as error:
+            if deadline.passed:
+                raise FlushTimeoutError(f"no answer to a batch for {seconds:g} s; its session is given up") from error
+            raise
 
 
 def _is_ours(error: Exception) -> bool:

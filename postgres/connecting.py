@@ -6,7 +6,6 @@ string: that may hold the password.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from contextlib import suppress
@@ -17,6 +16,7 @@ from psycopg import AsyncConnection, Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 
+from postgres.deadline import Deadline
 from postgres.fitness import check_encoding, check_session_is_ours
 from postgres.session import Limits, opening
 
@@ -66,8 +66,7 @@ class Session(AsyncConnection[TupleRow]):
 
     async def set_up(self, conninfo: str, limits: Limits) -> None:
         """Part of `connect`."""
-        alarm = asyncio.get_running_loop().call_later(SET_UP_SECONDS_MAX, self.hang_up)
-        try:
+        with self.within(SET_UP_SECONDS_MAX):
             check_encoding(self.info)
             cursor = await self.execute(opening(self.info.server_version, limits), prepare=False)
             while cursor.nextset():
@@ -75,8 +74,6 @@ class Session(AsyncConnection[TupleRow]):
             self.backend_pid = (await cursor.fetchone() or (0,))[0]
             if self.backend_pid != self.info.backend_pid:
                 await check_session_is_ours(self, conninfo)
-        finally:
-            alarm.cancel()
 
     async def cancel_safe(self, *, timeout: float = CANCEL_SECONDS_MAX) -> None:  # noqa: ASYNC109 - psycopg's signature
         """Part of psycopg, which calls it when a task that waits for a query is cancelled."""
@@ -84,6 +81,10 @@ class Session(AsyncConnection[TupleRow]):
             await super().cancel_safe(timeout=min(timeout, CANCEL_SECONDS_MAX))
         except psycopg.Error:
             self.hang_up()
+
+    def within(self, seconds: float) -> Deadline:
+        """For a `with`: what waits for the server inside fails once the time is over."""
+        return Deadline(seconds, self.hang_up)
 
     def hang_up(self) -> None:
         """Make whatever waits for the server's answer fail at once; the server rolls back what is not committed."""

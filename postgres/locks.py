@@ -7,6 +7,7 @@ of them while it waits for a flush.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import LiteralString
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
@@ -34,9 +35,23 @@ async def lock_in_transaction(connection: AsyncConnection[TupleRow], lock: Advis
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", [int(lock)])
 
 
+async def try_lock_in_transaction(connection: AsyncConnection[TupleRow], lock: AdvisoryLock) -> bool:
+    """Take `lock` until the running transaction ends; False while another session has it."""
+    return await _is_true(connection, "SELECT pg_try_advisory_xact_lock(%s)", lock)
+
+
+async def try_lock(connection: AsyncConnection[TupleRow], lock: AdvisoryLock) -> bool:
+    """Take `lock` until the session ends; False while another session has it."""
+    return await _is_true(connection, "SELECT pg_try_advisory_lock(%s)", lock)
+
+
 async def share_in_transaction(connection: AsyncConnection[TupleRow], lock: AdvisoryLock) -> None:
     """Share `lock` with others who share it until the running transaction ends.
 
     Raises psycopg.errors.LockNotAvailable when the session's own time is up.
     """
     await connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", [int(lock)])
+
+
+async def _is_true(connection: AsyncConnection[TupleRow], query: LiteralString, lock: AdvisoryLock) -> bool:
+    return await (await connection.execute(query, [int(lock)])).fetchone() == (True,)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Self, TypeVar
 
 import psycopg
@@ -20,6 +21,7 @@ from analytics_api.database.failures import AWAY, BUSY, Complaints, has_ended
 from analytics_api.database.outage import Outage
 from analytics_api.http.errors import UnavailableError
 from postgres.connecting import with_defaults
+from postgres.deadline import Deadline
 from postgres.role import API_ROLE
 from postgres.trouble import NO_ANSWER
 
@@ -109,17 +111,12 @@ class Pool:
         finally:
             await self._pool.putconn(connection)
 
-    @contextmanager
-    def alarm(self, connection: Connection, deadline: float) -> Iterator[None]:
+    def alarm(self, connection: Connection, deadline: float) -> Deadline:
         """Hang up at `deadline` (the event loop's clock) on a server that says nothing at all.
 
         Cancelling the task would not do: psycopg then asks the server to cancel, and waits for it, up to 10 s.
         """
-        alarm = asyncio.get_running_loop().call_at(deadline, self._cut, connection)
-        try:
-            yield
-        finally:
-            alarm.cancel()
+        return Deadline(deadline - asyncio.get_running_loop().time(), partial(self._cut, connection))
 
     def unavailable(self, error: psycopg.Error) -> UnavailableError:
         """What a client is told about an error."""

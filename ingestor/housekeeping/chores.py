@@ -18,7 +18,6 @@ import psycopg
 from config.backoff import backoff_seconds
 from config.seldom import Once
 from ingestor.clocks import ClockDoubtError
-from ingestor.deadline import Deadline
 from ingestor.housekeeping.blockers import blockers_of
 from postgres.connecting import Session, connect
 from postgres.session import Limits
@@ -91,16 +90,16 @@ async def keep_doing(chore: Chore, *, conninfo: str, label: str, books: ChoreBoo
 
 async def _one_round(chore: Chore, conninfo: str, told: set[int]) -> bool:
     session = await connect(conninfo, autocommit=True, application_name=f"wattline {chore.name}", limits=chore.limits)
-    deadline = Deadline(chore.deadline_seconds, session.hang_up)
     looking = asyncio.create_task(_name_blockers(chore, conninfo, session.backend_pid, told), name="blockers")
+    deadline = session.within(chore.deadline_seconds)
     try:
-        return await chore.round(session)
+        with deadline:
+            return await chore.round(session)
     except psycopg.Error as error:
         if deadline.passed:
             raise OverdueError(f"no end within {chore.deadline_seconds:g} s, so we hung up") from error
         raise
     finally:
-        deadline.cancel()
         looking.cancel()
         await session.close()  # first, since whoever cancels us may do it while we wait
         await asyncio.wait([looking])

@@ -9,7 +9,7 @@ from datetime import timedelta
 from ingestor.housekeeping.chores import Chore
 from ingestor.usual_interval import learn
 from postgres.connecting import Session
-from postgres.locks import AdvisoryLock
+from postgres.locks import AdvisoryLock, try_lock
 from postgres.session import Limits
 from telemetry.kinds import KINDS
 
@@ -26,8 +26,7 @@ def chore(clock: Callable[[], float] = time.monotonic) -> Chore:
 
     async def learn_intervals(session: Session) -> bool:
         nonlocal everybody_due
-        cursor = await session.execute("SELECT pg_try_advisory_lock(%s)", [int(AdvisoryLock.USUAL_INTERVALS)])
-        if await cursor.fetchone() != (True,):
+        if not await try_lock(session, AdvisoryLock.USUAL_INTERVALS):
             return False  # another process is at it; the lock ends with its session
         everybody = clock() >= everybody_due
         for kind in KINDS:

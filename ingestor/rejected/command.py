@@ -16,9 +16,10 @@ from config.errors import FAILED, OK, UsageError, WattlineError
 from config.output import first_few, say
 from config.settings import Settings
 from ingestor.batch import Refusal
+from ingestor.clocks import database_clock
 from ingestor.rejected.listing import SHOWN_BYTES, as_json, as_text, printable
 from ingestor.rejected.quarantine import Choice, newest
-from ingestor.rejected.replay import Fate, Replay, Verdict, clock_of, rehearse, replay_chosen
+from ingestor.rejected.replay import Fate, Replay, Verdict, rehearse, replay_chosen
 from ingestor.rejected.spool import from_line
 from postgres.command import run_with_database
 from postgres.connecting import Session, connect
@@ -114,7 +115,7 @@ async def _replay_file(args: argparse.Namespace, settings: Settings) -> int:
     tally, lost = Counter[Fate](), 0
     async with await _connect(settings) as session, _replaying(settings, keeps_refusals=True) as replay:
         for number, message in enumerate(messages, 1):
-            verdict = await replay.judge(*message, await clock_of(session))
+            verdict = await replay.judge(*message, await database_clock(session))
             tally[verdict.fate] += 1
             lost += not verdict.kept
             say([_told(f"line {number}", verdict)])

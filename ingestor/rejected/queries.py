@@ -38,9 +38,6 @@ ALREADY_THERE: LiteralString = """
     )
 """
 
-# One process at a time makes room.
-LOCK_ROOM: LiteralString = "SELECT pg_try_advisory_xact_lock(%s)"
-
 _SIZE: LiteralString = "octet_length(payload) + octet_length(topic) + octet_length(reason) + 200"
 _NONSENSE: LiteralString = "reason_code NOT IN ('clock_skew', 'too_old', 'database_refused', 'conflict')"
 _DELETE_OLDEST: LiteralString = """

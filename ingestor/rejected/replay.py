@@ -15,6 +15,7 @@ from typing import Literal
 
 from config.backoff import backoff_seconds
 from ingestor.batch import Batch, Refusal
+from ingestor.clocks import database_clock
 from ingestor.decode import Decoder
 from ingestor.rejected.limit import KeepLimit
 from ingestor.rejected.quarantine import Choice, chosen, mark_refused_again, mark_replayed
@@ -30,8 +31,6 @@ holds a lock that it needs. `cut`: only a part of it was kept, so it was not tri
 # The first attempts may be what it takes to find a culprit, or to pass a deadlock by.
 ATTEMPTS = 4
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.1, 1.0
-
-_CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
 @dataclass(frozen=True)
@@ -80,20 +79,14 @@ class Replay:
         return await self._sink.store(batch)
 
 
-async def clock_of(session: Session) -> float:
-    """The database's clock, in seconds since 1970: a command may run on a machine whose own nobody looks after."""
-    row = await (await session.execute(_CLOCK)).fetchone()
-    assert row is not None  # noqa: S101 - a SELECT without FROM has one row
-    return float(row[0])
-
-
 async def replay_chosen(session: Session, replay: Replay, choice: Choice) -> AsyncIterator[tuple[int, Verdict]]:
     """Id and verdict of each message that `choice` names, oldest first, once its row says so, too.
 
     The session must be in autocommit mode.
     """
     async for chunk in chosen(session, choice):
-        now = await clock_of(session)
+        # A command may run on a machine whose own clock nobody looks after.
+        now = await database_clock(session)
         for refused in chunk:
             verdict = Verdict("cut") if refused.cut else await replay.judge(refused.topic, refused.payload, now)
             if verdict.refusal is not None:

@@ -23,7 +23,7 @@ from ingestor.batch import VALID_CODES, Refusal
 from ingestor.rejected import queries
 from ingestor.rejected.bound import ByteBound
 from ingestor.transactions import is_alive, raised_on_purpose
-from postgres.locks import AdvisoryLock
+from postgres.locks import AdvisoryLock, try_lock_in_transaction
 from telemetry.readings import PAYLOAD_BYTES_MAX
 
 logger = logging.getLogger(__name__)
@@ -201,8 +201,7 @@ async def delete_oldest(connection: AsyncConnection[TupleRow], wanted: int) -> t
 
     At most some ten thousand rows at a time; nothing while another process is at it.
     """
-    cursor = await connection.execute(queries.LOCK_ROOM, [int(AdvisoryLock.QUARANTINE)])
-    if await cursor.fetchone() != (True,):
+    if not await try_lock_in_transaction(connection, AdvisoryLock.QUARANTINE):
         return 0, 0
     rows = size = 0
     for statement in queries.DELETE_OLDEST:

@@ -18,7 +18,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow, class_row
 from psycopg.sql import SQL, Identifier, Literal
 
-from postgres.locks import AdvisoryLock, lock_in_transaction
+from postgres.locks import AdvisoryLock, lock_in_transaction, try_lock
 from telemetry.kinds import KINDS
 
 logger = logging.getLogger(__name__)
@@ -116,8 +116,7 @@ async def drop_expired(connection: AsyncConnection[TupleRow], oldest_kept: date)
     DETACH_LOCK_TIMEOUT_MS, or a detached day for longer than DROP_LOCK_TIMEOUT_MS; what is left then, or after a kill,
     the next run finishes.
     """
-    cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", [int(AdvisoryLock.RETENTION)])
-    if await cursor.fetchone() != (True,):
+    if not await try_lock(connection, AdvisoryLock.RETENTION):
         return []
     dropped = []
     before = await (await connection.execute("SELECT current_setting('lock_timeout')")).fetchone()
