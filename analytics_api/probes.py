@@ -19,7 +19,6 @@ SCHEMA_VERSION = "SELECT max(version) FROM schema_migrations"
 
 
 def routes(database: Database, registry: CollectorRegistry) -> list[BaseRoute]:
-    """The routes of this module."""
     return [
         Route("/healthz", healthz),
         Route("/readyz", partial(readyz, database, schema_version_known())),
@@ -57,5 +56,4 @@ async def readyz(database: Database, known: int, _: Request) -> Response:
 
 
 async def metrics(registry: CollectorRegistry, _: Request) -> Response:
-    """Prometheus's text format."""
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -162,7 +162,6 @@ def _peak_kb() -> int:
 
 
 def main() -> None:
-    """Measure one, and print the result."""
     settings = load_settings()
     with asyncio.Runner(loop_factory=asyncio.new_event_loop if sys.argv[1] == "ack" else loop_factory) as runner:
         print(json.dumps(asdict(runner.run(RUNS[sys.argv[1]](settings, int(sys.argv[2]))))))

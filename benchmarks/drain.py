@@ -60,7 +60,6 @@ class Turn:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The options of `./dev bench drain`."""
     parser.add_argument("--messages", type=int, default=500_000, help="queued messages (default %(default)s)")
     parser.add_argument(
         "--devices", type=int, default=10_000, help="meters, and as many vehicles (default %(default)s)"

@@ -35,7 +35,6 @@ class Plan:
         return f"VEH-{number:06}" if index % 2 else f"METER-{number:06}"
 
     def message(self, index: int) -> tuple[str, bytes]:
-        """Its topic and payload."""
         device = self.device(index)
         seconds, micros = divmod(self.timestamp_us(index), 1_000_000)
         at = f"{_to_the_second(seconds)}.{micros:06}Z"

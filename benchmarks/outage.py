@@ -65,7 +65,6 @@ class Story:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The options of `./dev bench outage`."""
     parser.add_argument("--rate", type=float, default=5000.0, help="messages a second (default %(default)s)")
     parser.add_argument("--away", type=float, default=60.0, help="seconds without PostgreSQL (default %(default)s)")
     parser.add_argument("--before", type=float, default=10.0, help="seconds before (default %(default)s)")

@@ -137,7 +137,6 @@ def start_publishing(servers: Servers, plan: Plan, *, paced: bool = False) -> Ch
 
 
 def published(servers: Servers, child: Child, timeout_seconds: float) -> Published:
-    """What came of it."""
     return Published(**servers.result(child, timeout_seconds))
 
 

@@ -116,7 +116,6 @@ class Day:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The options of `./dev bench queries`."""
     parser.add_argument(
         "--devices", type=int, default=10_000, help="meters, and as many vehicles (default %(default)s)"
     )

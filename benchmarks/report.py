@@ -41,7 +41,6 @@ class Bar:
 
     @property
     def reached(self) -> bool:
-        """Whether the target is met."""
         return self.measured >= self.target if self.at_least else self.measured <= self.target
 
     def line(self) -> str:

@@ -60,7 +60,6 @@ class Point:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The options of `./dev bench scale`."""
     parser.add_argument("--messages", type=int, default=100_000, help="in each drain (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="drains that count at each point (default %(default)s)")
     parser.add_argument("--ingestors", nargs="+", type=int, default=list(INGESTORS), help="in a share group")

@@ -111,7 +111,6 @@ class Servers:
         return Ingestor(child, port)
 
     def stop(self, child: Child) -> None:
-        """End one child in order."""
         child.stop(STOP_SECONDS)
         self._children.remove(child)
 

@@ -81,7 +81,6 @@ class Load:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The options of `./dev bench steady`."""
     parser.add_argument(
         "--rates", nargs="+", type=float, default=[REFERENCE_RATE, 3000, BAR_RATE], help="messages a second"
     )

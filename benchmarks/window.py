@@ -45,11 +45,9 @@ class WindowedBroker(asyncio.Protocol):
         self._rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Part of asyncio.Protocol."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Part of asyncio.Protocol."""
         view = memoryview(self._rest + data)
         at = 0
         while at < len(view):
@@ -91,7 +89,6 @@ class WindowedBroker(asyncio.Protocol):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The options of `./dev bench window`."""
     parser.add_argument("--messages", type=int, default=30_000, help="messages a turn (default %(default)s)")
     parser.add_argument("--devices", type=int, default=1000, help="devices (default %(default)s)")
     parser.add_argument(

@@ -15,7 +15,6 @@ INTERVAL_SECONDS_MAX = 86_400.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.epilog = (
         "Everything listens on this machine only. Data survives in the data directory, and so do the logs. "
         "Settings (environment, .env) other than addresses and ports are passed on. "

@@ -73,7 +73,6 @@ class WattlineCommand(Service):
         return f": {_in_words(answer)}" if status else ": it does not answer"
 
     def is_ready(self) -> bool:
-        """Whether it does its work now."""
         return self.running and (self._ready_port is None or fetch(self._ready_port, "/readyz") is not None)
 
 

@@ -62,7 +62,6 @@ class BrokerCounts(Collector):
         self._values.clear()
 
     def collect(self) -> Iterator[Metric]:
-        """Part of prometheus_client's Collector."""
         values = self._values
         if DROPPED in values:
             yield CounterMetricFamily(

@@ -298,7 +298,6 @@ class _Merging:
         return True
 
     def refuse(self, row: Row, error: Exception) -> None:
-        """It goes to quarantine."""
         batch = self._batch
         self.done.refused.append(refusal(self._kind, row, error, batch.received_at, again=batch.redelivered))
         if failure_kind(error) != "data" and (count := _unexplained.due(type(error).__name__)):

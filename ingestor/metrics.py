@@ -48,7 +48,6 @@ class WeightedHistogram(Collector):
         self._sum += value * count
 
     def collect(self) -> Iterator[Metric]:
-        """Part of prometheus_client's Collector."""
         cumulative, buckets = 0, []
         for bound, count in zip(self._bounds, self._counts, strict=True):
             cumulative += count
@@ -142,7 +141,6 @@ class IngestMetrics:
         self._connected.set_function(connected)
 
     def reconnected(self) -> None:
-        """The connection to the broker came back."""
         self._reconnects.inc()
 
     def session_lost(self) -> None:
@@ -209,7 +207,6 @@ class IngestMetrics:
         self._chore_success.labels(chore).set(now)
 
     def chore_failed(self, chore: str) -> None:
-        """A round of a chore failed."""
         self._chore_failures.labels(chore).inc()
 
     def watch_clock(self, offset_seconds: Callable[[], float | None]) -> None:

@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The options of `wattline rebuild-hourly`."""
     parser.add_argument(
         "--from", dest="start", required=True, type=moment, metavar="TIME", help=f"first hour, like {FORM}"
     )

@@ -55,7 +55,6 @@ def add_who(parser: argparse.ArgumentParser) -> None:
 
 
 def add_dry_run(parser: argparse.ArgumentParser) -> None:
-    """`--dry-run`."""
     parser.add_argument("--dry-run", action="store_true", help="only say what it would change")
 
 

@@ -14,7 +14,6 @@ from telemetry.kinds import BY_NAME, KINDS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The options of `wattline device`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     forgetting = actions.add_parser(
         "forget",

@@ -21,7 +21,6 @@ from telemetry.moments import FORM, moment
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The options of `wattline readings`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     annulling = actions.add_parser(
         "annul",

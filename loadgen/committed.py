@@ -95,7 +95,6 @@ class Committed:
             await asyncio.sleep(POLL_SECONDS)
 
     def as_json(self) -> dict[str, Any]:
-        """For the report."""
         gap = {"p50": round(self.gaps.quantile(0.5) * 1e3, 1), "max": round(self.gaps.longest_seconds * 1e3, 1)}
         return {**self.latency.milliseconds(), "resolution": gap, "missing": self.missing, "skipped": self.skipped}
 

@@ -91,7 +91,6 @@ class Dialler:
                     told = now
 
     async def close(self) -> None:
-        """Disconnect all."""
         self._closing = True
         outlets = [lane.outlet for lane in self._lanes if lane.outlet is not None]
         for start in range(0, len(outlets), DISCONNECTING_MAX):

@@ -55,7 +55,6 @@ class Histogram:
         return self.longest_seconds
 
     def milliseconds(self) -> dict[str, float]:
-        """The figures of a report."""
         return {
             "count": self.count,
             "p50": round(self.quantile(0.5) * 1e3, 3),

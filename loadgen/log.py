@@ -25,7 +25,6 @@ class BesideProgress(logging.Filter):
         self._shown = Seldom(REPEAT_SECONDS)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Part of logging.Filter."""
         if not self._shown.due(record.getMessage()):
             return False
         self._progress.clear()

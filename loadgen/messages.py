@@ -31,7 +31,6 @@ class Faults:
 
     @property
     def any(self) -> bool:
-        """Whether there are any."""
         return bool(self.duplicates or self.late or self.malformed)
 
 

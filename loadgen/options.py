@@ -30,7 +30,6 @@ DEVICES = {kind.name: 100 if kind in PAIR else 0 for kind in KINDS}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.epilog = (
         "The broker and the database are those of the settings (MQTT_URL, DATABASE_URL), else of the `wattline up` "
         "that runs in this folder. One run at a time per prefix. Exit status: 0 ok, 1 failed (no answer to "

@@ -39,7 +39,6 @@ class Progress:
         self._samples: deque[tuple[float, int]] = deque(maxlen=max(1, int(RATE_SECONDS / self._live.period_seconds)))
 
     async def run(self) -> None:
-        """Show the progress until cancelled."""
         self.start()
         try:
             while True:
@@ -58,7 +57,6 @@ class Progress:
         self._live.clear()
 
     def show(self) -> None:
-        """Write the line as it is now."""
         now = time.monotonic()
         since, acknowledged_then = self._samples[0]
         rate = (self._counts.acknowledged - acknowledged_then) / max(now - since, 1e-9)

@@ -74,7 +74,6 @@ class Run:
         return self.schedule.turns is not None or self.schedule.duration_seconds is not None
 
     def script(self) -> Script:
-        """What its turns publish."""
         maker = MessageMaker(self.faults, self.counts, self.evidence, self.rng, self.committed)
         if isinstance(self.schedule, Schedule):
             return FleetScript(self.points, self.schedule.interval_seconds, self.rng, maker)

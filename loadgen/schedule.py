@@ -35,7 +35,6 @@ class Schedule:
         return max(1, math.ceil(self.duration_seconds * self.points / self.interval_seconds - ROUNDING))
 
     def due(self, turn: int) -> float:
-        """When a turn is due."""
         return turn * self.interval_seconds / self.points
 
     def point_of(self, turn: int) -> int:
@@ -68,15 +67,12 @@ class OpenLoop:
         return min(limits, default=None)
 
     def due(self, turn: int) -> float:
-        """When a turn is due."""
         return turn / self.per_second
 
     def point_of(self, turn: int) -> int:
-        """Whose turn it is."""
         return turn % self.points
 
     def left_out(self, _turn: int, _elapsed: float) -> int:
-        """Never any."""
         return 0
 
 
@@ -94,15 +90,12 @@ class ClosedLoop:
         return self.turns_max
 
     def due(self, _turn: int) -> float:
-        """At once."""
         return 0.0
 
     def point_of(self, turn: int) -> int:
-        """Whose turn it is."""
         return turn % self.points
 
     def left_out(self, _turn: int, _elapsed: float) -> int:
-        """Never any."""
         return 0
 
 

@@ -71,7 +71,6 @@ class Scope:
     last_us: int
 
     def parameters(self, kind: str) -> dict[str, object]:
-        """For the queries above."""
         return {
             "prefix": id_prefix(kind, self.prefix),
             "first": EPOCH + timedelta(microseconds=self.first_us),

@@ -63,7 +63,6 @@ class Findings:
             self.examples.append(text)
 
     def line(self) -> str:
-        """The verdict in one line."""
         return (
             f"verified {self.acknowledged} acknowledged readings: "
             f"lost {self.lost}, duplicated {self.duplicated}, wrong {self.wrong}"

@@ -222,7 +222,6 @@ class Connection(NetworkConnection):
     # What the transport does
 
     def data_received(self, data: bytes) -> None:
-        """Part of asyncio.Protocol."""
         if self._error is not None:
             return  # heard out, see _hear_out: nobody is there to take it
         self._heard = True

@@ -80,7 +80,6 @@ class Outbox(Generic[M]):
         return list(self._due.values())
 
     async def disconnect(self) -> None:
-        """Say goodbye and close."""
         await self._connection.disconnect()
 
     def _arrived(self, pubacks: list[mqtt5.PubAckPacket]) -> None:

@@ -56,7 +56,6 @@ class Kind:
 
     @property
     def many(self) -> str:
-        """The plural."""
         return self.plural or f"{self.name}s"
 
     @property

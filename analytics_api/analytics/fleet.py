@@ -166,7 +166,6 @@ class Fleets:
 
 
 def routes(database: Database, pairs: PairRules) -> list[BaseRoute]:
-    """The routes of this module."""
     fleets = Fleets(database, pairs)
     return [
         Route("/v1/analytics/fleet", partial(fleet_summary, fleets)),

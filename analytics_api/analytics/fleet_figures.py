@@ -258,7 +258,6 @@ async def fleet_figures(
 
 
 def fleet_parameters(convention: MeterConvention | None, period: FleetPeriod) -> dict[str, object]:
-    """What FLEET asks for."""
     return {
         "start": period.start,
         "previous": period.previous,

@@ -149,7 +149,6 @@ class Link:
 
 
 def routes(database: Database, convention: MeterConvention | None) -> list[BaseRoute]:
-    """The routes of this module."""
     return [
         Route("/v1/vehicles/{vehicleId}/meter", partial(put_link, database, convention), methods=["PUT"]),
         Route("/v1/vehicles/{vehicleId}/meter", partial(delete_link, database, convention), methods=["DELETE"]),

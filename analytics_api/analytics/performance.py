@@ -99,7 +99,6 @@ PERFORMANCE = """
 
 
 def routes(database: Database, pairs: PairRules) -> list[BaseRoute]:
-    """The routes of this module."""
     return [Route("/v1/analytics/performance/{vehicleId}", partial(performance, database, pairs))]
 
 
@@ -119,7 +118,6 @@ async def performance(database: Database, pairs: PairRules, request: Request) ->
 
 
 def performance_parameters(convention: MeterConvention | None, vehicle_id: str, period: Window) -> dict[str, object]:
-    """What PERFORMANCE asks for."""
     return {
         "vehicle_id": vehicle_id,
         "meter_id": convention.meter_of(vehicle_id) if convention else None,

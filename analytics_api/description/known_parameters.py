@@ -42,7 +42,6 @@ class _Checked:
         self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises UnknownParametersError."""
         if scope["query_string"]:
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
             known = KNOWN.get((method, self._path))

@@ -42,7 +42,6 @@ _ERROR_HEADERS: Mapping[int, Mapping[str, object]] = {
 
 
 def routes() -> list[BaseRoute]:
-    """The route of this module."""
     return [Route("/openapi.json", description)]
 
 
@@ -53,7 +52,6 @@ async def description(_: Request) -> Response:
 
 @cache
 def document() -> bytes:
-    """The description as JSON."""
     # Half of the time that the API needs to start, and most processes are never asked.
     from openapi_pydantic import OpenAPI  # noqa: PLC0415
     from openapi_pydantic.util import construct_open_api_with_schema_class  # noqa: PLC0415

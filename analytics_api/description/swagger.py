@@ -37,10 +37,8 @@ def routes() -> list[BaseRoute]:
 
 
 async def page(html: bytes, _: Request) -> Response:
-    """The page; it reads /openapi.json."""
     return HTMLResponse(html, headers=_HEADERS)
 
 
 async def file(path: Path, _: Request) -> Response:
-    """One of Swagger UI's files."""
     return FileResponse(path, headers=_FILE_HEADERS)

@@ -42,7 +42,6 @@ class HttpMetrics:
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram | None]] = {}
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
-        """One request was answered."""
         labels = (route, method, status)
         children = self._children.get(labels)
         if children is None:
@@ -95,7 +94,6 @@ class PoolMetrics(Collector):
         self._database = database
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges of this moment."""
         stats = self._database.pool_stats()
         for name, key, meaning in (
             ("connections", "pool_size", "connections to PostgreSQL, open or being opened"),
@@ -113,7 +111,6 @@ class ConnectionMetrics(Collector):
         self._room = room
 
     def collect(self) -> Iterator[Metric]:
-        """The figures of this moment."""
         room = self._room
         yield GaugeMetricFamily("wattline_http_connections", "open connections of clients", value=room.connections)
         yield GaugeMetricFamily("wattline_http_connections_max", "as many are served at a time", value=room.most)

@@ -241,7 +241,6 @@ def listeners_max(connections_max: int) -> int:
 
 
 def routes(stream: Stream) -> list[BaseRoute]:
-    """The routes of this module."""
     return [Route("/v1/stream", partial(listen, stream))]
 
 

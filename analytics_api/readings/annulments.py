@@ -77,7 +77,6 @@ class AnnulmentBody(RestoreBody):
 
 
 def routes(database: Database) -> list[BaseRoute]:
-    """The routes of this module."""
     return [
         Route("/v1/readings/annulments", partial(make, database), methods=["POST"]),
         Route("/v1/readings/annulments", partial(listed, database)),

@@ -125,7 +125,6 @@ class Gateway:
 
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
-    """The routes of this module."""
     return [Route(kind.route, partial(post_readings, gateway, kind), methods=["POST"]) for kind in KINDS]
 
 

@@ -51,7 +51,6 @@ class Place:
 
 
 def routes(database: Database) -> list[BaseRoute]:
-    """The routes of this module."""
     return [Route(f"{kind.device_route}/history", partial(readings, database, kind)) for kind in KINDS]
 
 

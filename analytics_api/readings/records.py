@@ -27,14 +27,12 @@ class Record:
         return cls((kind.id_field, *(measure.name for measure in kind.measures), first, second))
 
     def json(self, row: TupleRow) -> dict[str, object]:
-        """The object of one row."""
         device_id, *values, first, second = row
         content = (device_id, *map(number, values), timestamp(first), timestamp(second))
         return dict(zip(self.names, content, strict=True))
 
     @property
     def csv_header(self) -> bytes:
-        """The line of names."""
         return (",".join(self.names) + "\r\n").encode()
 
     def csv(self, rows: Sequence[TupleRow]) -> bytes:

@@ -24,7 +24,6 @@ NEWEST = SqlByKind("""
 
 
 def routes(database: Database) -> list[BaseRoute]:
-    """The routes of this module."""
     return [Route(f"{kind.device_route}/status", partial(status, database, kind)) for kind in KINDS]
 
 

@@ -17,7 +17,6 @@ EVERY_SECONDS = 3600.0
 
 
 async def make_partitions_ahead(session: Session) -> bool:
-    """One round."""
     made = await ensure_partitions(session, days_ahead(datetime.now(UTC)))
     if made:
         logger.info("partitions made: %s", ", ".join(made))

@@ -19,7 +19,6 @@ LIMITS = Limits(lock_ms=60_000)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The options of `wattline retention`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     running = actions.add_parser(
         "run",

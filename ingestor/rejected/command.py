@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The options of `wattline rejected`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="show the newest", description="Show the newest refused messages.")
     add_limit(listing)

@@ -52,7 +52,6 @@ class Replay:
         self._decoder = Decoder(rules, keep_limit=KeepLimit(10**9))
 
     async def close(self) -> None:
-        """End the session."""
         await self._sink.close()
 
     async def judge(self, topic: str, payload: bytes, now: float) -> Verdict:

@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The options of `wattline migrate`."""
     parser.add_argument(
         "--wait",
         type=number(0, WAIT_SECONDS_MAX),
