@@ -50,9 +50,10 @@ class Program:
 class Child:
     """One running program, or the place for it."""
 
+    _process: subprocess.Popen[bytes] | None = None
+
     def __init__(self, program: Program) -> None:
         self.program = program
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int | None:

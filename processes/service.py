@@ -6,7 +6,6 @@ anything: that is the supervisor's.
 
 from __future__ import annotations
 
-import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -18,8 +17,8 @@ from processes.errors import ProcessError
 PROBE_INTERVAL_SECONDS = 0.05
 
 
-class Service(ABC):
-    """One program, and its state."""
+class Service(Child, ABC):
+    """One program, which is prepared again at each launch."""
 
     name: str  # of its log and in run.json: postgres
     label: str  # as a person calls it: PostgreSQL
@@ -28,7 +27,6 @@ class Service(ABC):
 
     def __init__(self, log: Path) -> None:
         self.log = log
-        self._child: Child | None = None
 
     @abstractmethod
     def prepare(self) -> Program:
@@ -42,27 +40,12 @@ class Service(ABC):
         """What it says about it itself, in words that follow "not ready"; nothing where it says nothing."""
         return ""
 
-    @property
-    def pid(self) -> int | None:
-        """The process id, also of one that has ended; None before the first launch."""
-        return self._child.pid if self._child else None
-
-    @property
-    def running(self) -> bool:
-        """Whether it has been launched and not ended."""
-        return self._child is not None and self._child.running
-
-    @property
-    def exit_status(self) -> int | None:
-        """None while it runs (or never did); -N when signal N ended it."""
-        return self._child.exit_status if self._child else None
-
     def launch(self) -> None:
         """Start the program and return at once."""
         if self.running:
             raise RuntimeError(f"{self.label} already runs")
-        self._child = Child(self.prepare())
-        self._child.start()
+        self.program = self.prepare()
+        super().start()
 
     def start(self, timeout_seconds: float | None = None) -> None:
         """Launch, and wait until it is ready. Raises ProcessError with the log's end when it does not get there."""
@@ -84,18 +67,7 @@ class Service(ABC):
 
     def stop(self, timeout_seconds: float | None = None) -> None:
         """Ask it to end; past the deadline, make it. Returns when it has ended."""
-        if self._child is not None:
-            self._child.stop(self.stop_seconds if timeout_seconds is None else timeout_seconds)
-
-    def send(self, sign: signal.Signals) -> None:
-        """Send a signal, if it runs, and wait for nothing; may be called from a signal handler."""
-        if self._child is not None:
-            self._child.send(sign)
-
-    def kill(self) -> None:
-        """`kill -9`, and wait until it is gone."""
-        if self._child is not None:
-            self._child.kill()
+        super().stop(self.stop_seconds if timeout_seconds is None else timeout_seconds)
 
     def why_it_ended(self) -> str:
         """One sentence and the last lines of its log."""
