@@ -17,7 +17,7 @@ from benchmarks.consumers import CONSUMERS, Consumer, Measured
 from benchmarks.cpu import cpu_seconds
 from benchmarks.messages import Plan
 from benchmarks.publishing import leave_session, published, start_publishing
-from benchmarks.report import BLUE, GREEN, GREY, ORANGE, Report, add_output, report_for, say
+from benchmarks.report import BLUE, GREEN, GREY, ORANGE, Columns, Report, add_output, report_for, say
 from benchmarks.servers import Servers, servers
 from config.settings import load_settings
 
@@ -30,14 +30,15 @@ TURN_SECONDS_MAX = 180.0
 # What a fleet of 20,000 has queued after 25 minutes, at a reading a minute; turns do not overlap.
 SPAN_US = 1_500_000_000
 TURN_US = 1_800_000_000
-FORMATS = {
-    "messages": ",",
-    "messages/s": ",.0f",
-    "consumer µs": ".2f",
-    "broker µs": ".2f",
-    "database µs": ".2f",
-    "all µs": ".2f",
-    "peak MB": ".0f",
+COLUMNS: Columns = {
+    "consumer": ("consumer", ""),
+    "messages": ("messages", ","),
+    "messages/s": ("rate", ",.0f"),
+    "consumer µs": ("consumer_us", ".2f"),
+    "broker µs": ("broker_us", ".2f"),
+    "database µs": ("database_us", ".2f"),
+    "all µs": ("all_us", ".2f"),
+    "peak MB": ("peak_mb", ".0f"),
 }
 
 
@@ -115,9 +116,9 @@ def _turn(consumer: Consumer, count: int, both: Servers) -> Turn:
 
 
 def _show(report: Report, turns: Sequence[Turn]) -> None:
-    report.table("each turn, in their order", [_row(turn) for turn in turns], FORMATS)
+    report.show("each turn, in their order", COLUMNS, turns)
     medians = {consumer: _median(turns, consumer) for consumer in dict.fromkeys(turn.consumer for turn in turns)}
-    report.table("medians", [_row(turn) for turn in medians.values()], FORMATS)
+    report.show("medians", COLUMNS, list(medians.values()))
     print()
     ingest, ack = medians.get("ingest"), medians.get("ack")
     if ingest is not None:
@@ -133,19 +134,6 @@ def _show(report: Report, turns: Sequence[Turn]) -> None:
         report.bar("peak memory of the ingestor, MB", peak, 300)
         report.bar("CPU of ingestor, broker and PostgreSQL, µs a message", ingest.all_us, 20)
     _draw(report, list(medians.values()))
-
-
-def _row(turn: Turn) -> dict[str, str | float | int]:
-    return {
-        "consumer": turn.consumer,
-        "messages": turn.messages,
-        "messages/s": turn.rate,
-        "consumer µs": turn.consumer_us,
-        "broker µs": turn.broker_us,
-        "database µs": turn.database_us,
-        "all µs": turn.all_us,
-        "peak MB": turn.peak_mb,
-    }
 
 
 def _median(turns: Sequence[Turn], consumer: Consumer) -> Turn:

@@ -35,12 +35,10 @@ from benchmarks.day import DEVICES_MAX, DIGITS, HOURS, load_day, vacuum
 from benchmarks.errors import BenchmarkError
 from benchmarks.plans import Plan, explain
 from benchmarks.report import BLUE, GREY, ORANGE, Report, Row, add_output, report_for, say
-from benchmarks.servers import READY_SECONDS, Servers, servers
-from embedded.commands import fetch
+from benchmarks.servers import Servers, servers, wait_ready
 from embedded.ports import LOOPBACK, free_ports
 from ingestor.hourly import hour_of, roll
 from postgres.connecting import connect
-from processes.child import Child, last_lines
 from telemetry.kinds import VEHICLE
 
 SUMMARY = "server time and requests a second over a full day of the reference fleet"
@@ -283,7 +281,7 @@ def _http(both: Servers, day: Day, report: Report) -> None:
     ingestor = both.ingestor()
     port = free_ports(1)[0]
     api = both.python("wattline", "api", HOST=LOOPBACK, PORT=str(port))
-    _wait_for(port, api)
+    wait_ready(api, port)
     sizes = ("--meters", str(day.devices), "--vehicles", str(day.devices))
     fleet = both.python("wattline", "loadgen", *sizes, "--rate", str(LOAD_RATE), "--prefix", "")
     script = both.folder / "poll.lua"
@@ -320,14 +318,6 @@ def _http(both: Servers, day: Day, report: Report) -> None:
     report.bar("status polled, requests/s", float(rows[0]["requests/s"]), 2000, at_least=True)
     for child in (fleet, api, ingestor.child):
         both.stop(child)
-
-
-def _wait_for(port: int, api: Child) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while fetch(port, "/readyz") is None:
-        if not api.running or time.monotonic() > deadline:
-            raise BenchmarkError(f"wattline api did not become ready:\n{last_lines(api.program.log)}")
-        time.sleep(0.05)
 
 
 def _wrk(wrk: str, script: Path, port: int) -> dict[str, float]:

@@ -28,6 +28,8 @@ PANEL_INCHES = (5.2, 3.8)
 BLUE, ORANGE, GREEN, GREY = "#2b6cb0", "#dd6b20", "#2f855a", "#a0aec0"
 
 Row = Mapping[str, str | float | int]
+Columns = Mapping[str, tuple[str, str]]
+"""For each column of a table the attribute that it shows, and a format for the terminal."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ class Report:
         print(f"\n{title}")
         for line in (columns, *cells):
             print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+    def show(self, title: str, columns: Columns, results: Sequence[object]) -> None:
+        """A table with a line for each result."""
+        rows = [{column: getattr(result, name) for column, (name, _) in columns.items()} for result in results]
+        self.table(title, rows, {column: how for column, (_, how) in columns.items()})
 
     def bar(self, what: str, measured: float, target: float, *, at_least: bool = False) -> None:
         """Show a target beside its figure, and keep both."""

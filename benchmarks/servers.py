@@ -103,11 +103,7 @@ class Servers:
         """Start `wattline ingest`, and wait until it is connected to both."""
         port = free_ports(1)[0]
         child = self.python("wattline", "ingest", METRICS_HOST=LOOPBACK, METRICS_PORT=str(port), **environment)
-        deadline = time.monotonic() + READY_SECONDS
-        while fetch(port, "/readyz") is None:
-            if not child.running or time.monotonic() > deadline:
-                raise BenchmarkError(f"wattline ingest did not become ready:\n{last_lines(child.program.log)}")
-            time.sleep(LOOK_SECONDS)
+        wait_ready(child, port)
         return Ingestor(child, port)
 
     def stop(self, child: Child) -> None:
@@ -136,6 +132,16 @@ class Servers:
             child.kill()
         self.broker.stop()
         self.database.stop()
+
+
+def wait_ready(child: Child, port: int) -> None:
+    """Until the /readyz of a command answers 200. Raises BenchmarkError."""
+    deadline = time.monotonic() + READY_SECONDS
+    while fetch(port, "/readyz") is None:
+        if not child.running or time.monotonic() > deadline:
+            name = child.program.name
+            raise BenchmarkError(f"{name} did not become ready:\n{last_lines(child.program.log)}")
+        time.sleep(LOOK_SECONDS)
 
 
 @contextmanager

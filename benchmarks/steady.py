@@ -20,7 +20,7 @@ from benchmarks.cpu import cpu_seconds
 from benchmarks.errors import BenchmarkError
 from benchmarks.messages import Plan
 from benchmarks.publishing import published, start_publishing
-from benchmarks.report import BLUE, GREEN, ORANGE, Report, add_output, report_for, say
+from benchmarks.report import BLUE, GREEN, ORANGE, Columns, Report, add_output, report_for, say
 from benchmarks.servers import Ingestor, Servers, servers
 
 SUMMARY = "publish to committed latency and CPU at steady rates, the highest rate that holds, FLUSH_INTERVAL_MS"
@@ -44,17 +44,18 @@ LAGS = """
     SELECT count(*), percentile_cont(ARRAY[0.5, 0.99, 1]) WITHIN GROUP (ORDER BY ms) FROM lags
 """
 FSYNCS = "SELECT sum(fsyncs)::float8, sum(fsync_time) FROM pg_stat_io WHERE object = 'wal'"
-FORMATS = {
-    "messages/s": ",.0f",
-    "flush ms": "d",
-    "p50 ms": ".1f",
-    "p99 ms": ".1f",
-    "max ms": ".0f",
-    "+ fsync ms": ".1f",
-    "publisher late ms": ".1f",
-    "ingestor %": ".1f",
-    "broker %": ".1f",
-    "database %": ".1f",
+COLUMNS: Columns = {
+    "messages/s": ("rate", ",.0f"),
+    "flush ms": ("flush_ms", "d"),
+    "p50 ms": ("p50_ms", ".1f"),
+    "p99 ms": ("p99_ms", ".1f"),
+    "max ms": ("max_ms", ".0f"),
+    "+ fsync ms": ("fsync_ms", ".1f"),
+    "publisher late ms": ("late_ms", ".1f"),
+    "ingestor %": ("ingestor", ".1f"),
+    "broker %": ("broker", ".1f"),
+    "database %": ("database", ".1f"),
+    "holds": ("verdict", ""),
 }
 
 
@@ -78,6 +79,11 @@ class Load:
     def holds(self) -> bool:
         """Whether it could go on like this."""
         return self.late_ms <= LATE_MS_MAX and self.p99_ms <= self.flush_ms + HOLDS_MS
+
+    @property
+    def verdict(self) -> str:
+        """For a person."""
+        return "yes" if self.holds else "no"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -103,11 +109,11 @@ def run(args: argparse.Namespace) -> int:
         for flush_ms in args.flush_intervals:
             with _ingestor(both, flush_ms) as ingestor:
                 intervals.append(_load(both, ingestor, max(args.rates), args.seconds, flush_ms))
-    report.table("steady rates", [_row(load) for load in loads], FORMATS)
+    report.show("steady rates", COLUMNS, loads)
     if search:
-        report.table("upwards, until it does not hold", [_row(load) for load in search], FORMATS)
+        report.show("upwards, until it does not hold", COLUMNS, search)
     same_rate = sorted([loads[args.rates.index(max(args.rates))], *intervals], key=lambda load: load.flush_ms)
-    report.table(f"FLUSH_INTERVAL_MS at {max(args.rates):,.0f} messages/s", [_row(load) for load in same_rate], FORMATS)
+    report.show(f"FLUSH_INTERVAL_MS at {max(args.rates):,.0f} messages/s", COLUMNS, same_rate)
     print()
     _bars(report, loads, search)
     _draw(report, [*loads, *search], same_rate)
@@ -202,22 +208,6 @@ def _fsyncs(both: Servers) -> tuple[float, float]:
     with psycopg.connect(both.database.url) as connection:
         row = connection.execute(FSYNCS).fetchone()
     return (0.0, 0.0) if row is None else (float(row[0]), float(row[1]))
-
-
-def _row(load: Load) -> dict[str, str | float | int]:
-    return {
-        "messages/s": load.rate,
-        "flush ms": load.flush_ms,
-        "p50 ms": load.p50_ms,
-        "p99 ms": load.p99_ms,
-        "max ms": load.max_ms,
-        "+ fsync ms": load.fsync_ms,
-        "publisher late ms": load.late_ms,
-        "ingestor %": load.ingestor,
-        "broker %": load.broker,
-        "database %": load.database,
-        "holds": "yes" if load.holds else "no",
-    }
 
 
 def _draw(report: Report, loads: Sequence[Load], intervals: Sequence[Load]) -> None:
