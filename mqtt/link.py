@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from types import TracebackType
 from typing import Self
 
@@ -49,45 +50,35 @@ async def _nothing_to_forget(topic_filter: str) -> None:
     pass
 
 
+@dataclass(eq=False)
 class Link:
     """A connection to the broker that is kept up: `async with Link(...) as link`, or `await link.run()`."""
 
-    def __init__(  # noqa: PLR0913 - what it keeps up, and who hears of it
-        self,
-        options: LinkOptions,
-        *,
-        subscribe: Sequence[str] = (),
-        unsubscribe: Sequence[str] = (),
-        on_publish: OnPublish | None = None,
-        on_reconnect: Callable[[], None] = lambda: None,
-        on_session_lost: Callable[[], None] = lambda: None,
-        before_connect: Callable[[], Awaitable[None]] = _nothing_before,
-        before_subscribe: Callable[[], Awaitable[None]] = _nothing_before,
-        on_unsubscribed: Callable[[str], Awaitable[None]] = _nothing_to_forget,
-        known_to_broker: bool = False,
-    ) -> None:
-        """`subscribe` are topic filters, repeated on every connect, session present or not: a broker may say that it
-        kept a session and have forgotten its shared subscriptions (Mosquitto 2.0 does). Those to `unsubscribe` are left
-        only once these are granted, so that nothing falls in between; `on_unsubscribed` hears of each that is left.
+    options: LinkOptions
+    _: KW_ONLY
+    subscribe: Sequence[str] = ()
+    """Topic filters, subscribed on every connect, session present or not: a broker may say that it kept a session and
+    have forgotten its shared subscriptions (Mosquitto 2.0 does)."""
+    unsubscribe: Sequence[str] = ()
+    """Those to leave, once the others are granted, so that nothing falls in between."""
+    known_to_broker: bool = False
+    """An earlier process had a session under this client id; it is missed from the start."""
+    on_publish: OnPublish | None = None
+    on_reconnect: Callable[[], None] = lambda: None
+    on_session_lost: Callable[[], None] = lambda: None
+    on_unsubscribed: Callable[[str], Awaitable[None]] = _nothing_to_forget
+    before_connect: Callable[[], Awaitable[None]] = _nothing_before
+    """Awaited before each attempt to connect; it must be quick, and raise nothing."""
+    before_subscribe: Callable[[], Awaitable[None]] = _nothing_before
+    """Awaited once the broker has accepted us; a LinkError of it costs the attempt."""
 
-        `before_connect` is awaited before each attempt to connect; it must be quick, and raise nothing.
-        `before_subscribe` is awaited once the broker has accepted us; a LinkError of it costs the attempt.
-        `known_to_broker`: an earlier process had a session under this client id; it is missed from the start.
-        """
-        self._options = options
-        self._subscribe = tuple(subscribe)
-        self._unsubscribe = list(unsubscribe)
-        self._on_publish = on_publish
-        self._on_reconnect = on_reconnect
-        self._on_session_lost = on_session_lost
-        self._on_unsubscribed = on_unsubscribed
-        self._before_connect = before_connect
-        self._before_subscribe = before_subscribe
-        self._session_expected = known_to_broker
+    def __post_init__(self) -> None:
+        self._to_leave = list(self.unsubscribe)
+        self._session_expected = self.known_to_broker
         self._shortcomings: list[str] = []
         self._connection: Connection | None = None
         self._changed = asyncio.Condition()
-        self._reason: LinkError = LinkLost(f"not connected to the broker at {options.broker} yet")
+        self._reason: LinkError = LinkLost(f"not connected to the broker at {self.options.broker} yet")
         self._task: asyncio.Task[None] | None = None
         self._said = Once(REPEAT_LOG_SECONDS)
 
@@ -124,7 +115,7 @@ class Link:
                 try:
                     await self._set(connection, None)
                     if connected_before:
-                        self._on_reconnect()
+                        self.on_reconnect()
                     connected_before = True
                     error = await connection.closed()
                 except BaseException:
@@ -147,12 +138,12 @@ class Link:
             await self._wait_before_retry(failures, error, cuts)
 
     async def _connect(self) -> Connection:
-        await self._before_connect()
-        connection = await Connection.open(self._options, self._on_publish)
+        await self.before_connect()
+        connection = await Connection.open(self.options, self.on_publish)
         try:
             self._weigh(connection)
-            await self._before_subscribe()
-            for topic_filter in self._subscribe:
+            await self.before_subscribe()
+            for topic_filter in self.subscribe:
                 await connection.subscribe(topic_filter)
         except LinkError as error:
             connection.abort(error)
@@ -162,19 +153,19 @@ class Link:
             await connection.disconnect()
             raise
         session = "session resumed" if connection.session_present else "new session"
-        logger.info("connected to the broker at %s as %s (%s)", self._options.broker, self._options.client_id, session)
+        logger.info("connected to the broker at %s as %s (%s)", self.options.broker, self.options.client_id, session)
         self._said.forget()
         return connection
 
     def _weigh(self, connection: Connection) -> None:
         """Whether the broker grants what we need, and still has our session. Raises LinkError where it cannot work."""
-        options, broker = self._options, str(self._options.broker)
-        if (why := why_unfit(connection.granted, options, self._subscribe)) is not None:
+        options, broker = self.options, str(self.options.broker)
+        if (why := why_unfit(connection.granted, options, self.subscribe)) is not None:
             raise unfit(broker, why)
         if options.session_expiry_seconds > 0:
             if self._session_expected and not connection.session_present:
                 logger.warning("%s", session_lost(broker, options.client_id))
-                self._on_session_lost()
+                self.on_session_lost()
             self._session_expected = True
         lines = shortcomings(connection.granted, options)
         for line in lines:
@@ -185,30 +176,30 @@ class Link:
     async def _leave_old_filters(self, connection: Connection) -> None:
         """Unsubscribe what is not wanted any more; what the broker refuses is kept in mind and tried again."""
         said: set[str] = set()
-        while self._unsubscribe and connection.is_open:
-            for topic_filter in tuple(self._unsubscribe):
+        while self._to_leave and connection.is_open:
+            for topic_filter in tuple(self._to_leave):
                 try:
                     refusal = await connection.unsubscribe(topic_filter)
                 except LinkError as error:
                     refusal = f"{topic_filter} is not unsubscribed yet: {error}"
                 if refusal is None:
-                    self._unsubscribe.remove(topic_filter)
+                    self._to_leave.remove(topic_filter)
                     logger.info("unsubscribed %s", topic_filter)
                     try:
-                        await self._on_unsubscribed(topic_filter)
+                        await self.on_unsubscribed(topic_filter)
                     except Exception:
                         logger.exception("could not note down that %s is unsubscribed", topic_filter)
                 elif connection.is_open and refusal not in said:
                     said.add(refusal)
                     logger.warning("%s; its messages come twice, which is harmless; trying again", refusal)
-            if self._unsubscribe:
+            if self._to_leave:
                 await asyncio.sleep(UNSUBSCRIBE_RETRY_SECONDS)
 
     async def _wait_before_retry(self, failures: int, error: LinkError, cuts: int) -> None:
         delay = backoff_seconds(failures, least=BACKOFF_SECONDS_MIN, most=BACKOFF_SECONDS_MAX)
         if self._said.is_new(str(error)):
             suspicion = (
-                f" (cut {cuts} times in a row: does another client use the client id {self._options.client_id!r}?)"
+                f" (cut {cuts} times in a row: does another client use the client id {self.options.client_id!r}?)"
                 if cuts >= SUSPICIOUS_CUTS
                 else ""
             )
@@ -226,7 +217,7 @@ class Link:
             self._changed.notify_all()
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run_quietly(), name=f"mqtt link {self._options.client_id}")
+        self._task = asyncio.create_task(self._run_quietly(), name=f"mqtt link {self.options.client_id}")
         return self
 
     async def __aexit__(
