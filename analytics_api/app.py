@@ -21,19 +21,19 @@ from analytics_api.http.metrics import MeasuredApp, build_registry
 from analytics_api.live import page, stream
 from analytics_api.readings import annulments, gateway, history, lists, status
 from config.settings import Settings
-from serving.room import Room
+from serving.places import Places
 
 
-def create_app(settings: Settings, access: RulesInForce, room: Room) -> Starlette:
+def create_app(settings: Settings, access: RulesInForce, places: Places) -> Starlette:
     """The app; its lifespan opens database and broker link, which need not be there yet.
 
-    `room` has the connections of the server that it runs on. Raises SettingsError for unusable certificate files.
+    `places` has the connections of the server that it runs on. Raises SettingsError for unusable certificate files.
     """
     database = Database(settings.database_conninfo, settings.database_label)
     live = stream.Stream(
-        database, silent_after=settings.silent_after_seconds, listeners_max=stream.listeners_max(room.most)
+        database, silent_after=settings.silent_after_seconds, listeners_max=stream.listeners_max(places.most)
     )
-    registry, http_metrics = build_registry(database, room)
+    registry, http_metrics = build_registry(database, places)
     broker = gateway.Gateway(settings, registry)
     pairs = PairRules.of(settings)
 

@@ -22,7 +22,7 @@ from config.open_files import raise_limit
 from config.reread import Rereading
 from config.settings import Settings
 from mqtt.options import LinkOptions
-from serving.room import Room
+from serving.places import Places
 from serving.server import BoundedServer, bounded_config, connections_max, note_requests
 
 STOP_SECONDS_MAX = 5  # longer than any answer takes
@@ -62,8 +62,8 @@ def serve(load: Callable[[], Settings]) -> None:
     if most < LISTENERS_MAX:
         logger.warning("only %d connections at a time: this process may open few files; raise `ulimit -n`", most)
     access = RulesInForce(AccessRules.of(settings, loopback_only=loopback_only))
-    room = Room(most)
-    app = create_app(settings, access, room)
+    places = Places(most)
+    app = create_app(settings, access, places)
     config = bounded_config(
         EnvelopedApp(app),
         keepalive_seconds=settings.http_keepalive_seconds,
@@ -71,7 +71,7 @@ def serve(load: Callable[[], Settings]) -> None:
         lifespan="on",
         timeout_graceful_shutdown=STOP_SECONDS_MAX,
     )
-    server = _Server(config, room)
+    server = _Server(config, places)
     server.rereading = rereading
     _run(server, sockets, settings)
 

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from config.errors import SettingsError
-from serving.room import Room
+from serving.places import Places
 from serving.server import BoundedServer, bounded_config
 
 CONNECTIONS_MAX = 64
@@ -68,7 +68,7 @@ def listen(host: str, port: int) -> socket.socket:
 async def serving(app: Starlette, listener: socket.socket) -> AsyncIterator[None]:
     """Serve for as long as the context lasts."""
     config = bounded_config(app, keepalive_seconds=KEEPALIVE_SECONDS, lifespan="off", timeout_graceful_shutdown=1)
-    server = _Server(config, Room(CONNECTIONS_MAX))
+    server = _Server(config, Places(CONNECTIONS_MAX))
     task = asyncio.create_task(server.serve(sockets=[listener]), name="health")
     try:
         yield

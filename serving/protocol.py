@@ -18,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from serving.room import Room
+from serving.places import Places
 
 URL_BYTES_MAX = 8_192  # RFC 9112, section 3, asks for 8000 at least
 HEAD_BYTES_MAX = 65_536
@@ -54,20 +54,20 @@ class BoundedProtocol(HttpToolsProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
-        room: Room | None = None,
+        places: Places | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._room = room
+        self._places = places
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the first head its time."""
         super().connection_made(transport)
-        now, room = self.loop.time(), self._room
-        self._turned_away = room is not None and not room.enter(self, now)
-        if room is not None and self._turned_away and (count := room.complaints.due("full")):
+        now, places = self.loop.time(), self._places
+        self._turned_away = places is not None and not places.enter(self, now)
+        if places is not None and self._turned_away and (count := places.complaints.due("full")):
             logger.warning(
                 "all %d connections are in use, so new ones are answered 503 (%d more); `ulimit -n` bounds them",
-                room.most,
+                places.most,
                 count,
             )
         self._head_deadline = now + (TURNED_AWAY_SECONDS_MAX if self._turned_away else HEAD_SECONDS_MAX)
@@ -75,8 +75,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give its place back."""
-        if self._room is not None:
-            self._room.left(self)
+        if self._places is not None:
+            self._places.left(self)
         super().connection_lost(exc)
 
     def leave(self) -> None:
@@ -125,8 +125,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = self._begun = False
         self._heads += 1
         self._head_bytes = 0
-        if self._room is not None:
-            self._room.is_served(self)
+        if self._places is not None:
+            self._places.is_served(self)
 
     def on_message_complete(self) -> None:
         """What follows is another head."""
@@ -139,8 +139,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_deadline = None
         if self.timeout_keep_alive_task is None:  # another answer is on its way, or the connection ends
             return
-        if self._room is not None:
-            self._room.waits(self)
+        if self._places is not None:
+            self._places.waits(self)
         if self._begun:
             self._head_deadline = self.loop.time() + HEAD_SECONDS_MAX
             self.timeout_keep_alive_task.cancel()

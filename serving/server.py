@@ -17,8 +17,8 @@ from functools import partial
 import uvicorn
 from starlette.types import ASGIApp
 
+from serving.places import TURNED_AWAY_MAX, Places
 from serving.protocol import BoundedProtocol
-from serving.room import TURNED_AWAY_MAX, Room
 
 ACCEPTED_AT_ONCE = 16
 """Connections taken before the loop does other work; those that have to leave for them are gone by then."""
@@ -64,11 +64,11 @@ def note_requests(*, debugging: bool) -> None:
 
 
 class BoundedServer(uvicorn.Server):
-    """Serves at most as many connections as `room` has, on sockets that listen already."""
+    """Serves at most as many connections as `places` has, on sockets that listen already."""
 
-    def __init__(self, config: uvicorn.Config, room: Room) -> None:
+    def __init__(self, config: uvicorn.Config, places: Places) -> None:
         super().__init__(config)
-        self._room = room
+        self._places = places
         self._listening: list[socket.socket] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -124,11 +124,11 @@ class BoundedServer(uvicorn.Server):
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
-            room=self._room,
+            places=self._places,
         )
 
     def _complain(self, error: OSError) -> None:
-        if self._room.complaints.due("no connection"):
+        if self._places.complaints.due("no connection"):
             logger.error(
-                "no connection can be taken for the moment (%d are open): %s", self._room.connections, error.strerror
+                "no connection can be taken for the moment (%d are open): %s", self._places.connections, error.strerror
             )

@@ -115,7 +115,7 @@ class LinkBody(BaseModel):
 
 
 @dataclass(frozen=True)
-class Link:
+class MeterLink:
     """A row of vehicle_meter_links: [valid_from, valid_to), None: open."""
 
     vehicle_id: str
@@ -162,7 +162,7 @@ async def links(database: Database, convention: MeterConvention | None, request:
     rows = await database.rows(LINKS, {"vehicle_id": vehicle_id})
     if not rows:
         raise UnknownDeviceError(f"Vehicle {vehicle_id} has neither a link nor a status; check the id.")
-    found = await _told(database, convention, [Link(vehicle_id, *row) for row in rows if row[0] is not None])
+    found = await _told(database, convention, [MeterLink(vehicle_id, *row) for row in rows if row[0] is not None])
     return json_response(200, {"success": True, "data": found, "nextCursor": None})
 
 
@@ -187,14 +187,14 @@ async def delete_link(database: Database, convention: MeterConvention | None, re
         raise InvalidParameterError("validFrom", "is missing: it says which link")
     values = {"vehicle_id": vehicle_id, "valid_from": valid_from}
 
-    async def delete(connection: AsyncConnection[TupleRow]) -> tuple[Link, bool]:
+    async def delete(connection: AsyncConnection[TupleRow]) -> tuple[MeterLink, bool]:
         row = await (await connection.execute(DELETE, values)).fetchone()
         if row is None:
             raise UnknownLinkError(
                 f"No link of vehicle {vehicle_id} begins at {timestamp(valid_from)}; "
                 f"/v1/vehicles/{vehicle_id}/meters lists those that there are."
             )
-        return Link(*row), await (await connection.execute(EARLIER, values)).fetchone() is not None
+        return MeterLink(*row), await (await connection.execute(EARLIER, values)).fetchone() is not None
 
     deleted, has_earlier = await database.write(delete)
     named = None if convention is None or has_earlier else convention.meter_of(vehicle_id)
@@ -208,7 +208,7 @@ async def delete_link(database: Database, convention: MeterConvention | None, re
 
 
 async def _told(
-    database: Database, convention: MeterConvention | None, found: Sequence[Link]
+    database: Database, convention: MeterConvention | None, found: Sequence[MeterLink]
 ) -> list[dict[str, object]]:
     """Links as they are answered, each with what makes it doubtful."""
     if not found:
@@ -235,17 +235,17 @@ async def _told(
     return told
 
 
-def _link(vehicle_id: str, body: object) -> tuple[Link, bool]:
+def _link(vehicle_id: str, body: object) -> tuple[MeterLink, bool]:
     """The link, and whether the body says anything of its end."""
     given = validated(LinkBody, body, "a link")
     valid_from = instant(given.validFrom)
     valid_to = None if given.validTo is None else instant(given.validTo)
     if valid_to is not None and valid_to <= valid_from:
         raise InvalidBodyError("A link ends after it began.", Problem("validTo", "must be later than validFrom"))
-    return Link(vehicle_id, given.meterId, valid_from, valid_to), "validTo" in given.model_fields_set
+    return MeterLink(vehicle_id, given.meterId, valid_from, valid_to), "validTo" in given.model_fields_set
 
 
-async def _store(link: Link, end_is_given: bool, connection: AsyncConnection[TupleRow]) -> tuple[Link, str]:
+async def _store(link: MeterLink, end_is_given: bool, connection: AsyncConnection[TupleRow]) -> tuple[MeterLink, str]:
     """The link as it is stored then, and what that changed."""
     values = {**vars(link), "end_is_given": end_is_given}
     for _ in range(ATTEMPTS_MAX):
@@ -260,25 +260,25 @@ async def _store(link: Link, end_is_given: bool, connection: AsyncConnection[Tup
         except (ExclusionViolation, UniqueViolation):
             row = await (await connection.execute(COLLISION, values)).fetchone()
             if row is not None:
-                raise _conflict(link, Link(*row)) from None
+                raise _conflict(link, MeterLink(*row)) from None
         except (DeadlockDetected, SerializationFailure):
             continue
     raise UnavailableError("Other changes to these links are under way; repeat the request.")
 
 
-def _made(link: Link, closed_meter: str | None) -> str:
+def _made(link: MeterLink, closed_meter: str | None) -> str:
     made = f"{link.sentence}."
     return made if closed_meter is None else f"{made} Until then meter {closed_meter} feeds it: that link ends there."
 
 
-def _changed(link: Link, valid_to: datetime | None, was: datetime | None) -> tuple[Link, str]:
+def _changed(link: MeterLink, valid_to: datetime | None, was: datetime | None) -> tuple[MeterLink, str]:
     now = replace(link, valid_to=valid_to)
     if valid_to == was:
         return now, f"{now.sentence}, as before: nothing has changed."
     return now, f"{now.sentence} now; it was {replace(link, valid_to=was).end}."
 
 
-def _conflict(link: Link, other: Link) -> ConflictError:
+def _conflict(link: MeterLink, other: MeterLink) -> ConflictError:
     if other.vehicle_id == link.vehicle_id:
         return ConflictError(
             f"{other.sentence}; a vehicle has one meter at a time. Choose a time that does not overlap."

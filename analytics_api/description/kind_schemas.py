@@ -55,7 +55,7 @@ def _newest(kind: Kind) -> str:
 
 
 def _record(kind: Kind, name: str, meaning: str, first: str, second: str) -> Model:
-    """The id, the measures, two moments: what `readings/records.py` writes."""
+    """The id, the measures, two moments: what `readings/layouts.py` writes."""
     measured = {measure.name: Measured for measure in kind.measures}
     fields = {kind.id_field: DeviceId, **measured, first: Moment, second: Moment}
     return _model(kind.title + name, Exact, meaning, fields)

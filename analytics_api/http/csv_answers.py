@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from analytics_api.database.questions import Database
 from analytics_api.http.answers import json_response
 from analytics_api.http.errors import UnavailableError
-from analytics_api.readings.records import Record
+from analytics_api.readings.layouts import Layout
 
 # For 200 KB to be taken; and for the whole file, as an open snapshot holds up PostgreSQL's vacuum and retention.
 SEND_SECONDS_MAX = 30.0
@@ -50,13 +50,13 @@ class CsvAnswer(Response):
 
     media_type = CSV
 
-    def __init__(self, database: Database, query: bytes, parameters: Mapping[str, object], record: Record) -> None:
+    def __init__(self, database: Database, query: bytes, parameters: Mapping[str, object], layout: Layout) -> None:
         super().__init__(headers={"Cache-Control": "no-store", **_VARIES})
         del self.headers["content-length"]  # nobody knows it before the end
         self._database = database
         self._query = query
         self._parameters = parameters
-        self._record = record
+        self._layout = layout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         deadline = asyncio.get_running_loop().time() + WHOLE_SECONDS_MAX
@@ -66,13 +66,13 @@ class CsvAnswer(Response):
                 rows: list[TupleRow] = await anext(fetches, [])
                 sending = True
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                body = self._record.csv_header + self._record.csv(rows)
+                body = self._layout.csv_header + self._layout.csv(rows)
                 while rows and scope["method"] != "HEAD":
                     await _send_in_time(send, body, deadline, more=True)
                     if await Request(scope, receive).is_disconnected():
                         return
                     rows = await anext(fetches, [])
-                    body = self._record.csv(rows)
+                    body = self._layout.csv(rows)
             await _send_in_time(send, body, deadline, more=False)
         except TimeoutError:
             logger.warning("cut a CSV answer whose client took too long to read it")

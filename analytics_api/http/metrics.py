@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from analytics_api.database.questions import Database
-from serving.room import Room
+from serving.places import Places
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER_METHOD = "other"
@@ -105,26 +105,26 @@ class PoolMetrics(Collector):
 
 
 class ConnectionMetrics(Collector):
-    """`wattline_http_connections...`, read from the server's room when somebody asks."""
+    """`wattline_http_connections...`, read from the server's places when somebody asks."""
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
+    def __init__(self, places: Places) -> None:
+        self._places = places
 
     def collect(self) -> Iterator[Metric]:
-        room = self._room
-        yield GaugeMetricFamily("wattline_http_connections", "open connections of clients", value=room.connections)
-        yield GaugeMetricFamily("wattline_http_connections_max", "as many are served at a time", value=room.most)
+        places = self._places
+        yield GaugeMetricFamily("wattline_http_connections", "open connections of clients", value=places.connections)
+        yield GaugeMetricFamily("wattline_http_connections_max", "as many are served at a time", value=places.most)
         yield CounterMetricFamily(
             "wattline_http_connections_refused",
             "connections answered 503 for want of room",
-            value=room.turned_away_total,
+            value=places.turned_away_total,
         )
 
 
-def build_registry(database: Database, room: Room) -> tuple[CollectorRegistry, HttpMetrics]:
+def build_registry(database: Database, places: Places) -> tuple[CollectorRegistry, HttpMetrics]:
     """A registry of its own, with the process's CPU, memory and file descriptors in it."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     registry.register(PoolMetrics(database))
-    registry.register(ConnectionMetrics(room))
+    registry.register(ConnectionMetrics(places))
     return registry, HttpMetrics(registry)

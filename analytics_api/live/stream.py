@@ -28,7 +28,7 @@ from starlette.types import Receive, Scope, Send
 from analytics_api.database.questions import Database
 from analytics_api.http.answers import timestamp
 from analytics_api.http.errors import UnavailableError
-from analytics_api.readings.records import STATUS, Record
+from analytics_api.readings.layouts import STATUS, Layout
 from telemetry.kinds import KINDS
 
 INTERVAL_SECONDS = 1.0
@@ -251,10 +251,10 @@ async def listen(stream: Stream, request: Request) -> Response:
     return _StreamResponse(stream)
 
 
-def _statuses(record: Record, rows: list[TupleRow]) -> list[dict[str, object]]:
+def _statuses(layout: Layout, rows: list[TupleRow]) -> list[dict[str, object]]:
     """The newest of the changes, as many as an event holds."""
     newest = sorted(rows, key=lambda row: row[-1], reverse=True)[:CHANGED_MAX]
-    return [record.json((device, *numbers, *moments)) for _, device, numbers, *moments in newest]
+    return [layout.json((device, *numbers, *moments)) for _, device, numbers, *moments in newest]
 
 
 def _encoded(event: str, data: object, number: int | None = None) -> bytes:

@@ -23,8 +23,8 @@ from analytics_api.http.cursors import from_microseconds, microseconds, not_of_t
 from analytics_api.http.errors import InvalidParameterError
 from analytics_api.http.parameters import HOURS_DEFAULT, HOURS_MAX, Window
 from analytics_api.readings.known import KNOWN, unknown
+from analytics_api.readings.layouts import READING
 from analytics_api.readings.pages import page_or_csv
-from analytics_api.readings.records import READING
 from telemetry.kinds import KINDS, Kind, SqlByKind
 from telemetry.readings import DeviceId
 
@@ -68,9 +68,9 @@ async def readings(database: Database, kind: Kind, request: Request) -> Response
         moments = (place.window.start, place.window.end, row[-2])
         return write_cursor(listing, (device_id, *map(microseconds, moments)))
 
-    query, record = READINGS[kind.name], READING[kind.name]
+    query, layout = READINGS[kind.name], READING[kind.name]
     return await page_or_csv(
-        request, database, query, key, limit=limit, record=record, cursor_after=cursor_after, of_window=True
+        request, database, query, key, limit=limit, layout=layout, cursor_after=cursor_after, of_window=True
     )
 
 

@@ -19,8 +19,8 @@ from analytics_api.database.questions import Database
 from analytics_api.http import parameters
 from analytics_api.http.cursors import read_cursor, write_cursor
 from analytics_api.http.errors import InvalidParameterError
+from analytics_api.readings.layouts import STATUS
 from analytics_api.readings.pages import page_or_csv
-from analytics_api.readings.records import STATUS
 from telemetry.kinds import KINDS, Kind, SqlByKind
 from telemetry.readings import DeviceId
 
@@ -69,5 +69,5 @@ async def statuses(database: Database, silent_after: float, kind: Kind, request:
     def cursor_after(row: TupleRow) -> str:
         return write_cursor(kind.many, (chosen, row[0]))
 
-    query, record = DEVICES[kind.name], STATUS[kind.name]
-    return await page_or_csv(request, database, query, key, limit=limit, record=record, cursor_after=cursor_after)
+    query, layout = DEVICES[kind.name], STATUS[kind.name]
+    return await page_or_csv(request, database, query, key, limit=limit, layout=layout, cursor_after=cursor_after)

@@ -13,7 +13,7 @@ from analytics_api.http.answers import answer
 from analytics_api.http.errors import UnknownDeviceError
 from analytics_api.http.parameters import device_id
 from analytics_api.readings.known import KNOWN, unknown
-from analytics_api.readings.records import STATUS
+from analytics_api.readings.layouts import STATUS
 from telemetry.kinds import KINDS, Kind, SqlByKind
 
 # The newest reading of one device.

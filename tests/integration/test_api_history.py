@@ -24,7 +24,7 @@ from analytics_api.database.questions import Database as ApiDatabase
 from analytics_api.http import csv_answers
 from analytics_api.http.cursors import microseconds, write_cursor
 from analytics_api.readings.history import READINGS
-from analytics_api.readings.records import READING
+from analytics_api.readings.layouts import READING
 from telemetry.kinds import KINDS, Kind
 from tests.api_client import api_client
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store

@@ -15,8 +15,8 @@ from starlette.routing import Route
 
 from analytics_api.http.listening import listen
 from serving import protocol
+from serving.places import Places
 from serving.protocol import HEAD_BYTES_MAX, URL_BYTES_MAX
-from serving.room import Room
 from serving.server import BoundedServer, bounded_config
 
 WAIT_SECONDS = 5.0
@@ -35,7 +35,7 @@ def converse(conversation: Conversation, keepalive_seconds: int = 5) -> bytes:
     async def held() -> bytes:
         sockets = listen("127.0.0.1", 0)
         app = Starlette(routes=[Route("/", _echo, methods=["GET", "POST"])])
-        server = BoundedServer(bounded_config(app, keepalive_seconds=keepalive_seconds, lifespan="off"), Room(2))
+        server = BoundedServer(bounded_config(app, keepalive_seconds=keepalive_seconds, lifespan="off"), Places(2))
         serving = asyncio.create_task(server.serve(sockets))
         reader, writer = await asyncio.open_connection("127.0.0.1", sockets[0].getsockname()[1])
         try:

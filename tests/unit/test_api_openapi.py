@@ -20,7 +20,7 @@ from analytics_api.description.known_parameters import KNOWN
 from analytics_api.http.access import AccessRules, RulesInForce
 from analytics_api.http.parameters import HOURS_MAX, LIMIT_MAX
 from config.settings import Settings
-from serving.room import Room
+from serving.places import Places
 
 PAGE_FILES = "/api/"  # what the page at /api loads is no part of the API
 
@@ -28,7 +28,7 @@ PAGE_FILES = "/api/"  # what the page at /api loads is no part of the API
 @pytest.fixture(scope="module")
 def app() -> Starlette:
     access = RulesInForce(AccessRules.of(Settings(), loopback_only=True))
-    return create_app(Settings(), access, Room(100))
+    return create_app(Settings(), access, Places(100))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def asked(app: Starlette, method: str, path: str, query: str) -> httpx.Response:
 @pytest.mark.parametrize(("method", "path"), [*KNOWN, *(("HEAD", path) for method, path in KNOWN if method == "GET")])
 def test_every_route_refuses_a_parameter_that_it_does_not_know(method: str, path: str) -> None:
     settings = Settings(api_write_tokens=SecretStr("secret"))
-    app = create_app(settings, RulesInForce(AccessRules.of(settings, loopback_only=True)), Room(100))
+    app = create_app(settings, RulesInForce(AccessRules.of(settings, loopback_only=True)), Places(100))
     known = KNOWN["GET" if method == "HEAD" else method, path]
     query = "&".join(["surprise=1", "%C3%A9=2", "surprise=3", *(f"{name}=1" for name in known)])
     answer = asked(app, method, path, query)

@@ -11,6 +11,7 @@ from ingestor.batch import Batch
 from ingestor.housekeeping import chores
 from ingestor.housekeeping.chores import Chore, keep_doing
 from ingestor.metrics import IngestMetrics
+from postgres.deadline import Deadline
 
 
 class ScriptedSession:
@@ -24,6 +25,9 @@ class ScriptedSession:
     async def execute(self, *_: object) -> None:
         await asyncio.sleep(0)
         raise ConnectionResetError("cut")
+
+    def within(self, seconds: float) -> Deadline:
+        return Deadline(seconds, self.hang_up)
 
     def hang_up(self) -> None:
         raise AssertionError("there was time enough")

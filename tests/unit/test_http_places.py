@@ -1,4 +1,4 @@
-"""Who may stay connected: bounded whatever comes, and a newcomer finds room while somebody only waits."""
+"""Who may stay connected: bounded whatever comes, and a newcomer finds a place while somebody only waits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.room import FIRST_WORDS_SECONDS, TURNED_AWAY_MAX, Room
+from serving.places import FIRST_WORDS_SECONDS, TURNED_AWAY_MAX, Places
 from serving.server import CONNECTIONS_MAX, CONNECTIONS_MIN, connections_max
 
 
@@ -23,41 +23,41 @@ class Visitor:
 
 
 def test_who_has_waited_longest_since_its_answer_leaves_for_a_newcomer() -> None:
-    room = Room(2)
+    places = Places(2)
     first, second, third, fourth = (Visitor() for _ in range(4))
     for visitor in (first, second):
-        assert room.enter(visitor, 0)
-        room.is_served(visitor)
-    room.waits(second)
-    room.waits(first)
-    assert room.enter(third, 0)
+        assert places.enter(visitor, 0)
+        places.is_served(visitor)
+    places.waits(second)
+    places.waits(first)
+    assert places.enter(third, 0)
     assert second.gone
-    room.left(second)
+    places.left(second)
     assert not first.gone
-    room.is_served(first)
-    room.is_served(third)
-    assert not room.enter(fourth, 0)
-    room.left(first)
-    assert room.enter(Visitor(), 0)
+    places.is_served(first)
+    places.is_served(third)
+    assert not places.enter(fourth, 0)
+    places.left(first)
+    assert places.enter(Visitor(), 0)
 
 
 def test_who_has_only_just_come_may_say_what_it_wants_first() -> None:
-    room = Room(1)
+    places = Places(1)
     first, second = Visitor(), Visitor()
-    assert room.enter(first, 0)
-    assert not room.enter(Visitor(), FIRST_WORDS_SECONDS / 2)
+    assert places.enter(first, 0)
+    assert not places.enter(Visitor(), FIRST_WORDS_SECONDS / 2)
     assert not first.gone
-    assert room.enter(second, FIRST_WORDS_SECONDS)
+    assert places.enter(second, FIRST_WORDS_SECONDS)
     assert first.gone
 
 
 def test_of_those_that_are_turned_away_the_latest_are_heard() -> None:
-    room = Room(1)
+    places = Places(1)
     served = Visitor()
-    room.enter(served, 0)
-    room.is_served(served)
+    places.enter(served, 0)
+    places.is_served(served)
     crowd = [Visitor() for _ in range(TURNED_AWAY_MAX + 2)]
-    assert not any(room.enter(each, 0) for each in crowd)
+    assert not any(places.enter(each, 0) for each in crowd)
     assert [each.gone for each in crowd] == [True, True] + [False] * TURNED_AWAY_MAX
     assert not served.gone
 
@@ -69,7 +69,7 @@ def test_of_those_that_are_turned_away_the_latest_are_heard() -> None:
 def test_there_are_never_more_than_there_is_room_for(
     most: int, events: list[Any] | list[tuple[str, int, float]]
 ) -> None:
-    room = Room(most)
+    places = Places(most)
     visitors: list[Visitor] = []
     now = 0.0
     for event, number, pause in events:
@@ -77,18 +77,18 @@ def test_there_are_never_more_than_there_is_room_for(
         visitor = visitors[number % len(visitors)] if visitors else None
         if event == "enter" or visitor is None:
             visitors.append(Visitor())
-            room.enter(visitors[-1], now)
+            places.enter(visitors[-1], now)
         elif event == "serve":
-            room.is_served(visitor)
+            places.is_served(visitor)
         elif event == "wait":
-            room.waits(visitor)
+            places.waits(visitor)
         else:
-            room.left(visitor)
+            places.left(visitor)
             visitors.remove(visitor)
         for each in [each for each in visitors if each.gone]:
-            room.left(each)
+            places.left(each)
             visitors.remove(each)
-        assert room.connections == len(visitors) <= most + TURNED_AWAY_MAX
+        assert places.connections == len(visitors) <= most + TURNED_AWAY_MAX
 
 
 def test_a_process_keeps_files_for_itself() -> None:

@@ -19,13 +19,13 @@ FIRST_WORDS_SECONDS = 1.0
 
 
 class Guest(Protocol):
-    """A connection, as the room sees it."""
+    """A connection, as seen from here."""
 
     def leave(self) -> None:
-        """End at once; `Room.left` follows soon."""
+        """End at once; `Places.left` follows soon."""
 
 
-class Room:
+class Places:
     """The connections of a server; each passes through `enter`, then `is_served` and `waits` in turn, and `left`."""
 
     def __init__(self, most: int) -> None:
@@ -40,11 +40,11 @@ class Room:
     @property
     def connections(self) -> int:
         """How many there are, of every sort."""
-        return self._places_taken() + len(self._turned_away)
+        return self._taken() + len(self._turned_away)
 
     def enter(self, guest: Guest, now: float) -> bool:
         """Whether a new connection is to be served. Else it is to be turned away."""
-        if self._places_taken() >= self.most:
+        if self._taken() >= self.most:
             if self._kept:
                 _dismiss_first(self._kept)
             elif self._new and now - next(iter(self._new.values())) >= FIRST_WORDS_SECONDS:
@@ -77,7 +77,7 @@ class Room:
         self._served.discard(guest)
         self._turned_away.pop(guest, None)
 
-    def _places_taken(self) -> int:
+    def _taken(self) -> int:
         return len(self._new) + len(self._kept) + len(self._served)
 
 

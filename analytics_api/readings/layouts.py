@@ -1,6 +1,6 @@
 """A row of the database as clients see it: an object of JSON, or a line of CSV. The names are those of the kind.
 
-Every record of a device has the same layout: its id, its measured values, two moments.
+All of them have a device's id, its measured values, and two moments.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from telemetry.kinds import KINDS, Kind
 
 
 @dataclass(frozen=True)
-class Record:
-    """The names of a record's fields, in the order of the columns that its query reads."""
+class Layout:
+    """The names of the fields, in the order of the columns that the query reads."""
 
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, kind: Kind, first: str, second: str) -> Record:
-        """A record of a kind, with the names of its two moments."""
+    def of(cls, kind: Kind, first: str, second: str) -> Layout:
+        """For a kind, with the names of the two moments."""
         return cls((kind.id_field, *(measure.name for measure in kind.measures), first, second))
 
     def json(self, row: TupleRow) -> dict[str, object]:
@@ -44,8 +44,8 @@ class Record:
         return "".join(lines).encode()
 
 
-STATUS: Mapping[str, Record] = {kind.name: Record.of(kind, "lastReading", "lastUpdated") for kind in KINDS}
-READING: Mapping[str, Record] = {kind.name: Record.of(kind, "timestamp", "ingestedAt") for kind in KINDS}
+STATUS: Mapping[str, Layout] = {kind.name: Layout.of(kind, "lastReading", "lastUpdated") for kind in KINDS}
+READING: Mapping[str, Layout] = {kind.name: Layout.of(kind, "timestamp", "ingestedAt") for kind in KINDS}
 """By the name of the kind."""
 
 
