@@ -80,7 +80,7 @@ def _run(server: _Server, sockets: list[socket.socket], settings: Settings) -> N
     def stop(*_: object) -> None:
         server.should_exit = True
 
-    # uvicorn takes the signals over while it serves, and raises those that came anew when it is done: these make the
+    # uvicorn takes the signals over while it serves, and raises them once more when it is done: these handlers make the
     # end an ordinary one, and do not lose a signal that comes before it serves.
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

@@ -82,7 +82,7 @@ class PahoLink:
         """See `pause_reading`."""
 
     def deliver_again(self, why: str) -> None:
-        """Whoever loses count has measured nothing."""
+        """A benchmark that loses count has measured nothing."""
         raise SystemExit(why)
 
     async def unsubscribe(self, topic_filter: str) -> None:

@@ -1,4 +1,4 @@
-"""Names that are nearly those of settings: whoever wrote RETENTION_DAY=5 believes that it holds."""
+"""Names that are nearly those of settings: a person who wrote RETENTION_DAY=5 believes that it is in force."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command prints for whoever asked: lines on standard output. The log and errors go elsewhere (`logging`)."""
+"""What a command prints: lines on standard output. The log and errors go elsewhere (`logging`)."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Rereading:
         # By the name of its kind, each as somebody has written it.
         waiting += sorted(f"{kind}_max_kwh" for kind in dict(found.max_kwh.items() ^ self.settings.max_kwh.items()))
         self.settings = self.settings.model_copy(update=at_once)
-        # Whoever sends the signal sees its line, whatever the level was and will be.
+        # The person who sends the signal sees its line, whatever the level was and will be.
         configure_logging("INFO", self.settings.log_format)
         logger.info("SIGHUP: %s", _told(at_once, waiting))
         configure_logging(self.settings.log_level, self.settings.log_format)
@@ -70,7 +70,7 @@ class Rereading:
     def _found(self) -> Settings:
         """The settings as they are now. Raises SettingsError."""
         if self._had_file and not Path(ENV_FILE).exists():
-            # Whoever replaces a file may have taken it away for a moment, and without it reading may be open.
+            # Perhaps it is just being replaced, and without it reading may be open.
             raise SettingsError(f"{ENV_FILE}: is not there any more")
         found = self._load()
         self._check(found)

@@ -15,7 +15,7 @@ from processes.child import Account
 
 
 def account_for(data: Path) -> Account | None:
-    """Who runs the server of the folder `data` (which need not exist yet); None = whoever we are.
+    """Who runs the server of the folder `data` (which need not exist yet); None = ourselves.
 
     For root: the owner of what is there, so that data written by an ordinary user stays that user's, else `nobody`.
     Raises EmbeddedError where no server can run as us on that folder.

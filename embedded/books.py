@@ -27,7 +27,7 @@ class Sample:
 
 
 class Books:
-    """Totals and a rate out of samples; a counter that went back began anew with a new process."""
+    """Totals and a rate out of samples; a counter that went back began again with a new process."""
 
     def __init__(self) -> None:
         self.pending = 0

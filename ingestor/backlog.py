@@ -171,7 +171,7 @@ class Backlog:
         self._open = Batch()
 
     def settled(self, batch: Batch, later: Mapping[str, list[Row]]) -> None:
-        """The batch that was out is stored, but for the rows in `later`, which are held until a lock is free."""
+        """The batch that was out is stored, except for the rows in `later`, which are held until a lock is free."""
         self._writing = None
         if batch.waits_its_turn:
             self._owed.append(batch)
@@ -205,7 +205,7 @@ class Backlog:
         self._open = Batch()
 
     def _due_by(self, now: float) -> Trigger | None:
-        """Why the open batch, which is not full, is to be written now all the same."""
+        """Why the open batch, which is not full, is still to be written now."""
         seconds = self._policy.seconds_until_due(self._open, now)
         if seconds is None:
             return None

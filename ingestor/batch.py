@@ -21,7 +21,7 @@ Row = tuple[str, int, *tuple[float, ...]]
 
 Trigger = Literal["interval", "rows", "bytes", "shutdown"]
 
-# Readings that are well formed and refused all the same, by a clock, the database or a fault of ours. Each of them may
+# Readings that are well formed and still refused, by a clock, the database or a fault of ours. Each of them may
 # be wanted later, so none is left out to save the disk.
 VALID_CODES: frozenset[ReasonCode] = frozenset({"clock_skew", "too_old", "database_refused", "conflict"})
 
@@ -149,7 +149,7 @@ class Batch:
         if not packet_ids:
             return
         self.unacknowledged += len(packet_ids)
-        # Equal, not identical: a method is bound anew each time that it is asked for.
+        # Equal, not identical: a method is bound again each time that it is asked for.
         if self.acknowledgements and self.acknowledgements[-1][0] == acknowledge:
             self.acknowledgements[-1][1].extend(packet_ids)
         else:

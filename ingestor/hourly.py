@@ -120,7 +120,7 @@ async def invalidate(connection: AsyncConnection[TupleRow], found: Sequence[Inva
 
 
 async def roll(connection: AsyncConnection[TupleRow], hours_max: int = HOURS_PER_ROLL) -> Rolled | None:
-    """Sum up to `hours_max` invalid hours anew, in one transaction; None while another process is at it.
+    """Sum up to `hours_max` invalid hours again, in one transaction; None while another process is at it.
 
     The connection must be outside a transaction and READ COMMITTED.
     """

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 # Devices whose newest row is tried alone when it is not known whether an error is a row's or everybody's.
 SAMPLE_DEVICES = 8
 DAY_US = 86_400_000_000
-# So often a lock is waited for in vain while rows that need it are looked for; then whatever meets one is left out.
+# After so many waits for a lock while the rows that need it are looked for, whatever meets one is left out.
 LOCK_FAILURES_MAX = 12
 
 Key = tuple[str, int]

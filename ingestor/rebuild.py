@@ -1,4 +1,4 @@
-"""`wattline rebuild-hourly`: sum the hours of a stretch of time anew, as after a repair by hand.
+"""`wattline rebuild-hourly`: sum the hours of a stretch of time again, as after a repair by hand.
 
 It only says that those hours are invalid and rolls them as the ingestor does, so it may run while everything else does,
 be interrupted, and be run again; readers stay exact throughout.

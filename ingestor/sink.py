@@ -56,7 +56,7 @@ _END_FORMER = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE pid = %s AND backend_start = %s AND usename = current_user
 """
-# Whoever has written for longest without a COMMIT is the likeliest to hold a lock.
+# The session that has written for longest without a COMMIT is the likeliest to hold a lock.
 _BLOCKER = """
     SELECT pid, coalesce(nullif(application_name, ''), '?'), state, extract(epoch FROM now() - xact_start)::int
     FROM pg_stat_activity

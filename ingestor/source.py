@@ -1,7 +1,7 @@
 """Where messages come from, as the ingestor sees it: `mqtt.link.Link` is one, and a test or a benchmark may be another.
 
 A source hands over portions of messages as they arrive, each with the channel that they came on. The channel's
-`acknowledge` travels with their packet ids to the batch, so whoever sends the acknowledgement needs no connection.
+`acknowledge` travels with their packet ids to the batch, so the one who sends the acknowledgement needs no connection.
 """
 
 from __future__ import annotations

@@ -50,6 +50,6 @@ NEWEST = SqlByKind("""
         last_updated = excluded.last_updated
     WHERE excluded.last_reading > {status}.last_reading""")
 
-# A late reading is a sign of life all the same. NEWEST has locked these rows already.
+# A late reading is a sign of life, too. NEWEST has locked these rows already.
 SIGN_OF_LIFE = SqlByKind("""
     UPDATE {status} SET last_updated = now() WHERE {id} = ANY(%b::text[]) AND last_updated < now()""")

@@ -1,6 +1,6 @@
 """Annul: move the readings of a stretch of time from the history into the ledger.
 
-One transaction moves the rows, says which hours are to be summed anew, and makes the newest reading that is left the
+One transaction moves the rows, says which hours have to be summed again, and makes the newest reading that is left the
 device's status. No flush is under way meanwhile (`ledger.redelivered`); the roller may be: of an hour that it sums just
 then our invalidation is left, as that of a late reading would be (`ingestor.hourly`).
 """
@@ -101,7 +101,7 @@ async def kind_of(connection: AsyncConnection[TupleRow], device_id: str, start: 
 
 
 async def annul(connection: AsyncConnection[TupleRow], stretch: Stretch, *, reason: str, who: str) -> Annulled:
-    """Annul; all of a transaction, under READ COMMITTED. Who only wants to know what it would do rolls it back.
+    """Annul; all of a transaction, under READ COMMITTED. To learn what it would do, roll it back.
 
     Raises NothingThereError where no reading is in the stretch, LedgerError where there are more than READINGS_MAX, and
     psycopg.errors.LockNotAvailable where a flush, or somebody's lock, is in the way for LOCK_TIMEOUT_MS.

@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_kind(annulling, "needed only where a device of another kind has the same id")
     annulling.add_argument("--from", dest="start", required=True, type=moment, metavar="TIME", help=f"like {FORM}")
     annulling.add_argument("--to", dest="end", required=True, type=moment, metavar="TIME", help="end, not included")
-    annulling.add_argument("--reason", required=True, type=text, metavar="TEXT", help="why, for whoever asks later")
+    annulling.add_argument("--reason", required=True, type=text, metavar="TEXT", help="why, for those who ask later")
     restoring = actions.add_parser(
         "restore",
         help="put annulled readings back",

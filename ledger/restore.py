@@ -1,6 +1,6 @@
 """Restore: move the readings of an annulment from the ledger back into the history, to the bit.
 
-A reading of whose moment another one is stored by now stays in the ledger; whoever wants it annuls the other first.
+A reading stays in the ledger where another one of its moment is stored by now; to have it back, annul the other first.
 As with annulling, one transaction does all of it, and no flush is under way meanwhile.
 """
 

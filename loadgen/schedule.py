@@ -1,10 +1,10 @@
 """When each turn is due, in the three ways to load a system. No clock and no waiting in it.
 
 - `Schedule`: a fleet. A turn is one charging point's reading, evenly spread over the interval, round after round; turn
-  t belongs to point t mod points. Who falls behind by more than an interval leaves whole rounds out rather than send
+  t belongs to point t mod points. A run that falls behind by more than an interval leaves whole rounds out, instead of
   a burst of old turns: a device that was held up reads once, about all of that time.
-- `OpenLoop`: a rate. Turn t is due at t / rate whatever became of the turns before, and none is left out: who falls
-  behind sends late, and the latency, which counts from the due time, shows it (no coordinated omission).
+- `OpenLoop`: a rate. Turn t is due at t / rate whatever became of the turns before, and none is left out: a run that
+  falls behind sends late, and the latency, which counts from the due time, shows it (no coordinated omission).
 - `ClosedLoop`: no pace but the broker's own. Every turn is due at once; acknowledgements make room for the next ones.
 """
 

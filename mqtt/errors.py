@@ -194,7 +194,7 @@ def unreachable(broker: BrokerAddress, error: OSError | UnicodeError, seconds: f
 
 
 def wrong_port(broker: BrokerAddress, what: str, error: Exception | None = None) -> LinkLost:
-    """The error for whoever answers our CONNECT as no MQTT 5 broker does."""
+    """The error for something that answers our CONNECT as no MQTT 5 broker does."""
     why = f" ({_why(error)})" if error is not None else ""
     if broker.tls:  # TLS itself has worked; version 1.3 refuses a client only after it has begun to talk
         hint = "is it an MQTT 5 broker, and does it want a client certificate (MQTT_TLS_CERT, MQTT_TLS_KEY)?"

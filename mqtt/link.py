@@ -230,7 +230,7 @@ class Link:
                 self._task.result()  # None, or a fault of ours that nobody has seen yet
 
     async def _run_quietly(self) -> None:
-        """A refusal reaches whoever waits for the connection or publishes, not the event loop's error log."""
+        """A refusal reaches those who wait for the connection or publish, not the event loop's error log."""
         try:
             await self.run()
         except LinkRefused as error:

@@ -50,7 +50,7 @@ class Answers:
         return answer
 
     def arrived(self, packet: Answer) -> None:
-        """Hand an answer to whoever waits; one that nobody expects is ignored."""
+        """Hand an answer to the one who waits for it; one that nobody expects is ignored."""
         answer = self._due.pop(packet.packet_id, None)
         if answer is not None and not answer.done():
             answer.set_result(packet)

@@ -51,7 +51,7 @@ class Trust:
             raise SettingsError(f"MQTT_TLS_CA: cannot use {self._ca}: {_why(error)}") from None
         if self._ca is not None:
             # Python 3.13 asks of an authority for extensions that many private ones lack, those of a plain
-            # `openssl req -x509` among them. Who names a file of their own means it, whatever the Python.
+            # `openssl req -x509` among them. A person who names a file means it, whatever the Python.
             context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         # OpenSSL's own configuration may allow less, as Debian 12's does.
         context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)

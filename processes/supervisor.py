@@ -1,7 +1,7 @@
 """Restarts what ends by itself, after a wait that grows while it keeps ending. It decides; the loop is its caller's.
 
-Whoever ends (a crash, a `kill -9`, the database as well as the simulated fleet) is started again and nothing else is:
-each part finds the others anew by itself.
+What ends (a crash, a `kill -9`, the database as well as the simulated fleet) is started again, and nothing else is:
+each part finds the others again by itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who may stay connected to an HTTP server that has room for a number of connections. No I/O in it.
+"""Who may stay connected to an HTTP server that has places for a number of connections. No I/O in it.
 
-A newcomer finds room as long as somebody only waits. Who has waited longest since its last answer leaves first, which
-a client that keeps its connection must expect at any time; then who has never asked for anything. Where everybody is
+A newcomer finds a place as long as another only waits. The one that has waited longest since its last answer leaves
+first, which a client that keeps its connection must expect at any time; then one that never asked. Where everybody is
 being served, the newcomer is turned away with an answer, and of those only a few at a time, so that the files of a
 process suffice whatever happens.
 """

@@ -113,7 +113,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise ValueError(_URL_TOO_LONG[1])
 
     def on_headers_complete(self) -> None:
-        """A head has ended. Whoever is turned away is told now, and not served."""
+        """A head has ended. A connection that is turned away is told now, and not served."""
         if self._turned_away:
             self._refusal = _NO_ROOM
             raise ValueError(_NO_ROOM[1])  # as in `on_url`

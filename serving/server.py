@@ -23,7 +23,7 @@ from serving.protocol import BoundedProtocol
 ACCEPTED_AT_ONCE = 16
 """Connections taken before the loop does other work; those that have to leave for them are gone by then."""
 PAUSE_SECONDS = 0.1
-"""After an accept that failed for want of something; what is missing may be back by then."""
+"""After an accept that failed because something ran out; it may be back by then."""
 OWN_FILES = 80
 """Pool of database connections, broker link, files of the page, log, listening sockets, event loop."""
 CONNECTIONS_MAX = 10_000

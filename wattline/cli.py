@@ -25,7 +25,7 @@ COMMANDS = {
     "ingest": ("ingestor.command", "take readings from MQTT into PostgreSQL"),
     "api": ("analytics_api.command", "serve status and analytics over HTTP"),
     "loadgen": ("loadgen.command", "publish as a simulated fleet, and verify what was stored"),
-    "rebuild-hourly": ("ingestor.rebuild", "sum the hours of a stretch of time anew"),
+    "rebuild-hourly": ("ingestor.rebuild", "sum the hours of a stretch of time again"),
     "retention": ("ingestor.housekeeping.retention_command", "show or drop what is past RETENTION_DAYS"),
     "readings": ("ledger.readings_command", "take readings out of every answer, and put them back"),
     "device": ("ledger.device_command", "forget devices that are gone"),

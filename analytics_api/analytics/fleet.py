@@ -130,7 +130,7 @@ class Fleets:
             task.add_done_callback(lambda done: self._ended(done, (hours, end)))
         try:
             async with asyncio.timeout(ANSWER_SECONDS_MAX):
-                return await asyncio.shield(task)  # whoever leaves does not end it for the others
+                return await asyncio.shield(task)  # one who leaves does not end it for the others
         except TimeoutError:
             raise UnavailableError(
                 f"The fleet over {hours} hours is still being computed; repeat the request."

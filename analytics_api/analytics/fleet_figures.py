@@ -223,7 +223,7 @@ FLEET = PAIRS.format(
     }
 ).encode()
 
-# A month of 10,000 vehicles takes some 4 s; whoever asks is told to come back, and finds it computed.
+# A month of 10,000 vehicles takes some 4 s: a client is told to come back, and then finds it computed.
 FLEET_SECONDS_MAX = 20.0
 
 

@@ -37,7 +37,7 @@ from telemetry.readings import DeviceId, instant
 
 ATTEMPTS_MAX = 2  # what another transaction made fail is tried once more
 
-# Whoever does not speak of the end leaves it: a request that is repeated after a later link has closed this one must
+# A request that says nothing of the end leaves it: one that is repeated after a later link has closed this one must
 # not open it again.
 CHANGE = """
     UPDATE vehicle_meter_links AS link
@@ -87,7 +87,7 @@ DELETE = """
 # Whether another link of the vehicle began before.
 EARLIER = "SELECT FROM vehicle_meter_links WHERE vehicle_id = %(vehicle_id)s AND valid_from < %(valid_from)s LIMIT 1"
 # Of each link: whether its meter has a status, and whether the vehicle that would follow that meter by its name does so
-# at that time, but for this link.
+# at that time without this link.
 DOUBTS = """
     SELECT EXISTS (SELECT FROM meter_status WHERE meter_status.meter_id = link.meter_id),
         EXISTS (

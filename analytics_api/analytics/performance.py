@@ -22,7 +22,7 @@ from analytics_api.readings.known import unknown
 from telemetry.kinds import VEHICLE
 
 # No row for an unknown vehicle; one that is known (`readings/known.py`) is answered, whatever it did in the window.
-# `feeds`: when which meter is known to have fed it. By its name until its first link, but for the time in which that
+# `feeds`: when which meter is known to have fed it. By its name until its first link, except for the time in which that
 # meter is linked to another vehicle; then by links alone. A meter that was never seen is not known to feed anything: it
 # has no status nor, where it was forgotten, readings in the window, not even annulled ones. The window stands beside
 # each part, so that no partition outside it is read.

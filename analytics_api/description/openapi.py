@@ -46,7 +46,7 @@ def routes() -> list[BaseRoute]:
 
 
 async def description(_: Request) -> Response:
-    """The description; whoever asks first waits for it, and nobody else does."""
+    """The description; the first who asks waits for it, and nobody else does."""
     return Response(await asyncio.to_thread(document), media_type=JSON, headers={"Cache-Control": "no-cache"})
 
 

@@ -87,7 +87,9 @@ SILENT = Parameter(
     "at least), or only those that are not",
 )
 SORT = Parameter("sort", {"enum": list(SORTS), "default": next(iter(SORTS))}, "What the table is sorted by")
-ORDER = Parameter("order", {"enum": list(ORDERS), "default": ORDERS[0]}, "Rising or falling; who has no value is last")
+ORDER = Parameter(
+    "order", {"enum": list(ORDERS), "default": ORDERS[0]}, "Rising or falling; vehicles without a value come last"
+)
 VALID_FROM = Parameter("validFrom", _MOMENT, "Which link: the one that begins then", required=True)
 
 

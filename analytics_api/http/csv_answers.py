@@ -1,8 +1,8 @@
 """CSV instead of JSON, for who prefers it: any number of rows in the memory of a few thousand.
 
 An error before the first line is an ordinary error answer. After it the connection is cut in the middle of the body,
-so that no client takes a part for the whole. Whoever reads too slowly or not at all is cut as well: behind each of
-these answers stands a connection to PostgreSQL.
+so that no client takes a part for the whole. A client that reads too slowly, or not at all, is cut as well: behind
+each of these answers stands a connection to PostgreSQL.
 """
 
 from __future__ import annotations

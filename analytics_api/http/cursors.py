@@ -62,7 +62,7 @@ def not_of_this_list() -> InvalidParameterError:
 
 
 def page_of(rows: Sequence[Row], limit: int, cursor_after: Callable[[Row], str]) -> tuple[Sequence[Row], str | None]:
-    """A page of at most `limit` rows, and the cursor of the next page where there is one: whoever asks for one row more
-    than a page holds learns that.
+    """A page of at most `limit` rows, and the cursor of the next page where there is one. To know that, ask for one row
+    more than a page holds.
     """
     return rows[:limit], cursor_after(rows[limit - 1]) if len(rows) > limit else None

@@ -1,4 +1,4 @@
-"""What every answer carries, whoever makes it: a request id, and headers that keep browsers from guessing.
+"""What every answer carries: a request id, and headers that keep browsers from guessing.
 
 It wraps the whole application, so that also the answer to a fault of ours has them.
 """

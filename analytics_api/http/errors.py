@@ -1,6 +1,6 @@
 """What can go wrong with a request, and the one place where it becomes a response.
 
-Whoever knows what is wrong raises one of these; nothing else builds an error response. No message repeats what a
+The code that knows what is wrong raises one of these; nothing else builds an error response. No message repeats what a
 client sent unless it was validated, and none holds a secret.
 """
 
@@ -124,7 +124,7 @@ class ConflictError(ApiError):
 
 
 class GoneError(ApiError):
-    """What the request goes on with is not kept any more; the client begins anew."""
+    """What the request goes on with is not kept any more; the client begins again."""
 
     status = HTTPStatus.GONE
 

@@ -116,7 +116,7 @@ class ConnectionMetrics(Collector):
         yield GaugeMetricFamily("wattline_http_connections_max", "as many are served at a time", value=places.most)
         yield CounterMetricFamily(
             "wattline_http_connections_refused",
-            "connections answered 503 for want of room",
+            "connections answered 503 because all places were taken",
             value=places.turned_away_total,
         )
 

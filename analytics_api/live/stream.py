@@ -41,7 +41,7 @@ RETRY_MS = 2_000
 # A flush writes the moment at which it began and is seen when it commits: its rows may be older than some already
 # sent. So each question looks back as far, and what was sent already is left out.
 LOOK_BACK = timedelta(seconds=10)
-LOOK_BACK_MAX = timedelta(minutes=5)  # after an outage; whoever changed before is in the lists of devices
+LOOK_BACK_MAX = timedelta(minutes=5)  # after an outage; devices that changed before that are in the lists
 
 # Of each kind; 10,000 devices with a reading a minute change 1,700 times in LOOK_BACK. What is cut is the oldest of it.
 ROWS_MAX = 5_000
@@ -225,7 +225,7 @@ class _StreamResponse(EventSourceResponse):
                 raise  # a server that is not ours ends the connection in its own way
             abort()  # closing would wait until the listener takes the rest
             while (await receive())["type"] != "http.disconnect":
-                pass  # whoever returns earlier has left an answer unfinished, says the server
+                pass  # returning earlier would leave an answer unfinished, says the server
         finally:
             self._stream.leave(self._listener)
 

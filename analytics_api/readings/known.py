@@ -1,5 +1,5 @@
 """Which devices are known: those with a status, and those that lost it because somebody forgot them or annulled all of
-their readings. What is stored of them is answered all the same.
+their readings. What is stored of them is still answered.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ async def _one_round(chore: Chore, conninfo: str, told: set[int]) -> bool:
         raise
     finally:
         looking.cancel()
-        await session.close()  # first, since whoever cancels us may do it while we wait
+        await session.close()  # first, since we may be cancelled while we wait
         await asyncio.wait([looking])
 
 

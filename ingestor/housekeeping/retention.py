@@ -2,7 +2,7 @@
 
 Nothing is deleted on the word of one clock. What counts is the earlier of ours and the database's, and never more than
 the newest stored reading allows; clocks that disagree stop it. Days that became due all at once (a clock that was set,
-RETENTION_DAYS made smaller, a long pause) wait for `wattline retention run --yes`, but for the first two.
+RETENTION_DAYS made smaller, a long pause) wait for `wattline retention run --yes`, all but the first two.
 """
 
 from __future__ import annotations

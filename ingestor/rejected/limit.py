@@ -1,6 +1,6 @@
 """How many refused messages are kept a second, so that a flood of nonsense cannot fill the disk.
 
-Nonsense beyond the limit is only counted. A reading that is well formed and refused all the same is always kept; where
+Nonsense beyond the limit is only counted. A reading that is well formed and still refused is always kept; where
 such readings come faster than the limit, reading has to pause, and this says for how long.
 """
 

@@ -1,6 +1,6 @@
 """Refused messages judged and stored once more, after whatever refused them was put right.
 
-Not by way of the broker: whoever publishes is told that the broker has a message, never what became of it, and what is
+Not through the broker: a publisher is told that the broker has a message, never what became of it, and what is
 refused again would lie in quarantine a second time. So a message goes the ingestor's own way from here on: its decoder
 and its sink, a transaction for each. Killed in between, it is replayed again by the next run, which finds it repeated.
 """

@@ -102,7 +102,7 @@ def test_the_page_asks_for_a_token_and_keeps_it_for_this_tab_alone(
     page = visit.page
     page.goto(api.http_url)
     field, why = page.locator("#token"), page.locator("#token-why")
-    expect(why).to_have_text(re.compile("to whoever has a token"), timeout=PATIENCE_MS)
+    expect(why).to_have_text(re.compile("to those who have a token"), timeout=PATIENCE_MS)
     field.fill("a-wrong-one")
     field.press("Enter")
     expect(why).to_have_text(re.compile("This token does not allow reading"), timeout=PATIENCE_MS)

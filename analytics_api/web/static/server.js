@@ -61,7 +61,7 @@ async function fetchAllowed(path, signal, whole) {
     // It may have been refused with an older token than the one that is there now.
     if (!refused && token === sessionStorage.getItem(TOKEN)) {
       refused = true;
-      whenRefused(token ? body.message : "Readings are shown here to whoever has a token.");
+      whenRefused(token ? body.message : "Readings are shown here to those who have a token.");
     }
   }
 }
