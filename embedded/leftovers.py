@@ -57,7 +57,7 @@ def birth_of(pid: int) -> str | None:
     try:
         if sys.platform != "linux":
             process = psutil.Process(pid)
-            return f"{process.create_time():.0f}" if _alive(process) else None
+            return f"{process.create_time():.0f}" if is_alive(process) else None
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except (OSError, psutil.Error):
         return None
@@ -77,16 +77,16 @@ def end(processes: Sequence[psutil.Process], signals: Sequence[signal.Signals] =
     """Send each signal in turn, then SIGKILL, until all have gone."""
     for sign in (*signals, signal.SIGKILL):
         deadline = time.monotonic() + PATIENCE_SECONDS
-        for process in filter(_alive, processes):
+        for process in filter(is_alive, processes):
             with suppress(psutil.Error):
                 process.send_signal(sign)
-        while any(map(_alive, processes)):
+        while any(map(is_alive, processes)):
             if time.monotonic() > deadline:
                 break
             time.sleep(INTERVAL_SECONDS)
 
 
-def _alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
     """Not a zombie either: in a container nobody may ever collect those."""
     with suppress(psutil.Error):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +12,8 @@ from typing import Any
 
 import psycopg
 
-from ingestor.schema.api_role import provide_api_role
-from ingestor.schema.migrate import migrate
-from postgres.connecting import connect
 from tests.backends import Database
+from tests.databases import a_database, bring_up_to_date, migrated_template
 from tests.processes import WattlineProcess
 
 
@@ -43,13 +40,7 @@ class VehicleRow:
 
 def prepare(url: str) -> None:
     """The schema and the rights to it, and one partition for readings of any day."""
-
-    async def migrated() -> None:
-        async with await connect(url, autocommit=True) as connection:
-            await migrate(connection)
-            await provide_api_role(connection)
-
-    asyncio.run(migrated())
+    asyncio.run(bring_up_to_date(url))
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE any_meter_day PARTITION OF meter_readings_history DEFAULT")
         connection.execute("CREATE TABLE any_vehicle_day PARTITION OF vehicle_readings_history DEFAULT")
@@ -85,15 +76,10 @@ def store(url: str, meters: Iterable[MeterRow] = (), vehicles: Iterable[VehicleR
 
 @contextmanager
 def prepared_database(server: Database) -> Iterator[str]:
-    """A migrated database of its own on a running server."""
-    name = f"api_{uuid.uuid4().hex}"
-    with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
-        try:
-            prepare(server.url_of(name))
-            yield server.url_of(name)
-        finally:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    """A migrated database of its own on a running server, prepared."""
+    with a_database(server, migrated_template(server)) as url:
+        prepare(url)
+        yield url
 
 
 @contextmanager

@@ -66,7 +66,8 @@ def new_database(folder: Path) -> Database:
         from tests.containers import ContainerDatabase  # noqa: PLC0415 - loads a Docker client
 
         return ContainerDatabase()
-    return CopiedPostgres(folder)
+    # No test takes the power away, and what a killed server wrote is with the kernel.
+    return CopiedPostgres(folder, settings={"fsync": "off"})
 
 
 def new_broker(folder: Path) -> Broker:

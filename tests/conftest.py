@@ -6,17 +6,16 @@ Everything listens on free ports of loopback and ends with the test session, how
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.backends import Broker, Database, Server, new_broker, new_database
+from tests.databases import a_database, migrated_template
 from tests.examples import examples
 from tests.machine import missing
 from tests.processes import WattlineProcess
@@ -47,24 +46,21 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databa
 @pytest.fixture
 def make_database(postgres_server: Database) -> Iterator[Callable[..., str]]:
     """`make_database(encoding="LATIN1")`: the URL of a fresh, empty database; gone after the test."""
-    names: list[str] = []
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+    with ExitStack() as stack:
 
         def make(encoding: str | None = None) -> str:
-            names.append(name := f"test_{uuid.uuid4().hex}")
-            other = f"ENCODING {encoding} LOCALE 'C'" if encoding else ""
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 {other}")
-            return postgres_server.url_of(name)
+            how = f"ENCODING {encoding} LOCALE 'C'" if encoding else ""
+            return stack.enter_context(a_database(postgres_server, how=how))
 
         yield make
-        for name in names:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
-def database_url(make_database: Callable[..., str]) -> str:
-    """A fresh, empty database; gone after the test, whoever is still connected."""
-    return make_database()
+def database_url(request: pytest.FixtureRequest, postgres_server: Database) -> Iterator[str]:
+    """A fresh database; with the schema, without partitions, or as the mark `empty_database` says."""
+    empty = request.node.get_closest_marker("empty_database") is not None
+    with a_database(postgres_server, "template0" if empty else migrated_template(postgres_server)) as url:
+        yield url
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import sys
 import urllib.error
@@ -17,11 +18,14 @@ from pathlib import Path
 
 from embedded.ports import LOOPBACK, free_ports
 from processes.child import Child, Program, last_lines
+from tests.forks import ForkedChild
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
 STOP_SECONDS = 30.0
 # The last one is how `./dev test coverage` measures child processes as well.
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "XDG_CACHE_HOME", "COVERAGE_PROCESS_CONFIG")
+# What Python or its imports look at before wattline's first line, and how `./dev test coverage` measures it.
+_LOOKED_AT_BEFORE = r"LD_PRELOAD$|TZ$|LANG$|LC_|PYTHON|COVERAGE_"
 _numbers = itertools.count(1)
 
 
@@ -35,15 +39,16 @@ class WattlineProcess:
         ours = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         ports = {"PORT": str(self.http_port), "METRICS_PORT": str(self.metrics_port)}
         limited = () if open_files is None else ("/bin/sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh")
-        self._child = Child(
-            Program(
-                name=arguments[0],
-                command=(*limited, sys.executable, "-m", "wattline", *arguments),
-                log=self.log,
-                environment={**ours, **ports, **environment},
-                directory=folder,
-            )
+        program = Program(
+            name=arguments[0],
+            command=(*limited, sys.executable, "-m", "wattline", *arguments),
+            log=self.log,
+            environment={**ours, **ports, **environment},
+            directory=folder,
         )
+        looked_at = any(re.match(_LOOKED_AT_BEFORE, name) for name in program.environment)
+        forked = not limited and arguments[0] != "up" and not looked_at
+        self._child: Child | ForkedChild = ForkedChild(program, arguments) if forked else Child(program)
 
     @property
     def pid(self) -> int:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import psycopg
+import pytest
 
 from ingestor.schema.partitions import partition_name
 from tests.devices import Device, meter_reading, readings_of_fleet
@@ -80,6 +81,7 @@ def test_a_partition_dropped_under_the_ingestor_is_made_again(
     assert assert_books_balance(ingestor) == len(readings) + 1
 
 
+@pytest.mark.empty_database
 def test_a_permission_taken_away_and_given_back(
     start_ingestor: StartIngestor, database_url: str, owner_url: str, publisher: Device, sql: Sql
 ) -> None:

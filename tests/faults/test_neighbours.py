@@ -22,6 +22,8 @@ from tests.faults.neighbours import NEIGHBOURS, Field, a_lock_on_quarantine
 from tests.processes import WattlineProcess
 from tests.proxy import TcpProxy
 
+pytestmark = pytest.mark.empty_database
+
 SEEDS = [int(seed) for seed in os.environ.get("CHAOS_SEEDS", "1 2").split()]
 # Readings between two neighbours, and how many of those are at work at a time.
 BETWEEN = 200

@@ -20,6 +20,8 @@ from tests.metrics import metric
 from tests.processes import WattlineProcess, get_status
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.empty_database
+
 StartIngestor = Callable[..., WattlineProcess]
 NOT_KEPT = "wattline_rejected_not_kept_total"
 SECONDS_MAX = 30.0

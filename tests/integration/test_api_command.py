@@ -83,6 +83,7 @@ def test_a_signal_ends_it_with_0(start_wattline: Start, sign: signal.Signals) ->
     assert "Traceback" not in process.output()
 
 
+@pytest.mark.empty_database
 def test_without_a_database_it_starts_says_so_and_recovers(
     tmp_path: Path, postgres_factory: Callable[[], Database]
 ) -> None:
@@ -119,6 +120,7 @@ def test_no_secret_reaches_log_or_answer(start_wattline: Start) -> None:
     assert "secret-word" not in process.output() + answer.text
 
 
+@pytest.mark.empty_database
 def test_a_database_without_schema_is_not_ready(tmp_path: Path, database_url: str, start_wattline: Start) -> None:
     process = start_wattline("api", DATABASE_URL=database_url)
     wait_until(lambda: get_status(f"{process.http_url}/healthz") == 200, 10, "it serves")

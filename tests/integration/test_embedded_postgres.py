@@ -16,7 +16,7 @@ from embedded.ports import free_ports
 from embedded.postgres import PostgresServer
 from embedded.postgres_programs import WHEEL, PostgresPrograms, copy_wheel, postgres_programs
 from processes.errors import ProcessError
-from tests.backends import Database
+from tests.backends import CopiedPostgres, Database
 from tests.ordinary_user import ordinary_user
 from tests.waiting import wait_until
 
@@ -47,11 +47,13 @@ def _value(url: str, query: str) -> object:
         return row[0]
 
 
+@pytest.mark.empty_database
 def test_each_test_has_an_empty_database(database_url: str) -> None:
     assert _value(database_url, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == 0
 
 
-def test_what_the_data_and_the_promise_rest_on(server: PostgresServer) -> None:
+def test_what_the_data_and_the_promise_rest_on(tmp_path: Path) -> None:
+    server = CopiedPostgres(tmp_path / "postgres")
     wanted = {
         "server_encoding": "UTF8",
         "timezone": "UTC",
@@ -64,7 +66,11 @@ def test_what_the_data_and_the_promise_rest_on(server: PostgresServer) -> None:
         "wal_compression": "pglz",
         "max_wal_size": "2GB",
     }
-    assert {name: _value(server.url, f"SHOW {name}") for name in wanted} == wanted
+    server.start()
+    try:
+        assert {name: _value(server.url, f"SHOW {name}") for name in wanted} == wanted
+    finally:
+        server.stop()
 
 
 def test_the_password_is_needed_and_in_nobodys_way(server: PostgresServer) -> None:

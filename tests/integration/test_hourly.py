@@ -191,6 +191,7 @@ def test_many_late_devices_are_one_entry() -> None:
     assert invalidations(batch, [late_us // 1_000_000], now) == [("meter", hour, None), ("vehicle", hour, "V-1")]
 
 
+@pytest.mark.empty_database
 def test_readings_from_before_the_sums_are_summed_after_the_upgrade(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

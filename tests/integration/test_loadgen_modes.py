@@ -172,7 +172,7 @@ def test_a_broker_that_goes_in_the_middle_ends_with_a_true_report(
     monkeypatch.setattr(run_module, "DRAIN_SECONDS_TIMED", 0.5)
     monkeypatch.setattr(command, "run_fleet", lose_the_broker)
     monkeypatch.setattr(command, "verify", verify_once_it_is_back)
-    status, report = loadgen("--max", "--duration", "2", "--verify")
+    status, report = loadgen("--max", "--duration", "5", "--verify")
     assert status == 1
     assert report["acknowledged"] == report["verified"]["acknowledged"] > 100
     assert report["unacknowledged"] > 0

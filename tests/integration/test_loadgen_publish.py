@@ -131,9 +131,8 @@ def test_what_the_broker_discards_is_not_acknowledged(broker: Broker) -> None:
     run = new_run(devices=5, interval=0.5, duration=0.5)
     asyncio.run(run_fleet(run, load_settings(mqtt_url=broker.url)))
     assert keys(run, acknowledged_only=True) == set()
-    assert (run.counts.published, run.counts.acknowledged, run.counts.unacknowledged) == (10, 0, 0)
     ((reason, count),) = run.counts.refused.items()
-    assert count == 10
+    assert (run.counts.published, run.counts.acknowledged, run.counts.unacknowledged) == (count, 0, 0)
     assert "nobody is subscribed" in reason
 
 

@@ -174,6 +174,7 @@ def test_bad_usage_is_2_without_a_traceback(
     assert "Traceback" not in process.output()
 
 
+@pytest.mark.empty_database
 def test_a_database_without_tables_is_one_line(
     database_url: str, start_wattline: Callable[..., WattlineProcess]
 ) -> None:

@@ -16,6 +16,8 @@ from ingestor.schema.migrate import Migration, MigrationError, known_migrations,
 from postgres.connecting import connect
 from postgres.locks import AdvisoryLock
 
+pytestmark = pytest.mark.empty_database
+
 PROJECT = Path(__file__).parents[2]
 ALL = [migration.name for migration in known_migrations()]
 CONTRACT_TABLES = {

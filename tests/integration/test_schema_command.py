@@ -23,6 +23,8 @@ from tests.processes import WattlineProcess, get_status
 from tests.proxy import TcpProxy
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.empty_database
+
 StartWattline = Callable[..., WattlineProcess]
 SECRET = "s3cr3t-and-more"
 

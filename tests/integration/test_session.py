@@ -115,6 +115,7 @@ def schema_of(url: str) -> str:
     return str(row[0]) if row else ""
 
 
+@pytest.mark.empty_database
 def test_our_tables_are_found_in_the_schema_that_holds_them(database_url: str) -> None:
     """Also by a user with another search_path, and beside tables of the same names that are somebody else's."""
 
