@@ -24,13 +24,13 @@ import psycopg
 from benchmarks.errors import BenchmarkError
 from config.settings import Settings
 from embedded.books import Sample, read_sample
-from embedded.commands import fetch
 from embedded.mosquitto import MosquittoServer
 from embedded.ports import LOOPBACK, free_ports
 from embedded.postgres import PostgresServer
 from ingestor.schema.migrate import migrate
 from ingestor.schema.partitions import days_ahead, ensure_partitions
 from postgres.connecting import connect
+from processes.asking import fetch
 from processes.child import Child, Program, last_lines
 
 PROJECT = Path(__file__).parent.parent

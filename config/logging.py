@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 # Which request is being answered; set by the API, empty everywhere else.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+_worker: list[int] = []  # which one of several this process is, if it is one
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -35,19 +36,28 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people, with the request that it is about, if any, at its end."""
+    """A line for people; at its end stands the request that it is about, or the worker that it comes from, if any."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the parent's name
         """The line, without a traceback."""
-        request: str | None = getattr(record, "request_id", None)
         line = super().formatMessage(record)
-        return line if request is None else f"{line} (request {request})"
+        for what, field in (("request", "request_id"), ("worker", "worker")):
+            if (value := getattr(record, field, None)) is not None:
+                line = f"{line} ({what} {value})"
+        return line
 
 
-def _note_request(record: logging.LogRecord) -> bool:
+def name_worker(number: int) -> None:
+    """From now on each line says that it comes from this worker; several write into one log."""
+    _worker[:] = [number]
+
+
+def _note_origin(record: logging.LogRecord) -> bool:
     request = request_id.get()
     if request:
         record.request_id = request
+    for number in _worker:
+        record.worker = number
     return True
 
 
@@ -62,7 +72,7 @@ def tell(text: str) -> None:
 def configure_logging(level: str, log_format: Literal["text", "json"]) -> None:
     """Send every logger of this process to stderr, in one format."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_note_request)
+    handler.addFilter(_note_origin)
     if log_format == "json":
         handler.setFormatter(JsonFormatter())
     else:

@@ -7,7 +7,6 @@ file: their contents are handed over in the environment, which only root and tha
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -18,11 +17,10 @@ from dotenv import dotenv_values
 
 from config.env_file import ENV_FILE
 from embedded.interpreter import Interpreter
-from embedded.ports import LOOPBACK
+from processes.asking import ask, fetch
 from processes.child import Account, Program
 from processes.service import Service
 
-PROBE_SECONDS = 1.0
 WORDS_MAX = 500
 
 
@@ -69,7 +67,7 @@ class WattlineCommand(Service):
 
     def why_not_ready(self) -> str:
         """The answer of its /readyz."""
-        status, answer = _ask(self._ready_port, "/readyz") if self._ready_port is not None else (0, "")
+        status, answer = ask(self._ready_port, "/readyz") if self._ready_port is not None else (0, "")
         return f": {_in_words(answer)}" if status else ": it does not answer"
 
     def is_ready(self) -> bool:
@@ -96,22 +94,3 @@ def _read_env_file(environment: Mapping[str, str]) -> dict[str, str]:
 def _identity(account: Account) -> dict[str, str]:
     """Nothing of root's home is looked for: what libraries keep there is not for this account."""
     return {"HOME": "/", "USER": account.name, "LOGNAME": account.name}
-
-
-def fetch(port: int, path: str) -> str | None:
-    """The body of a 200 from loopback; None for anything else, and where nobody answers."""
-    status, body = _ask(port, path)
-    return body if status == http.client.OK else None
-
-
-def _ask(port: int, path: str) -> tuple[int, str]:
-    """Status and body from loopback; 0 and nothing where nobody answers."""
-    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=PROBE_SECONDS)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    except (OSError, http.client.HTTPException, UnicodeDecodeError):
-        return 0, ""
-    finally:
-        connection.close()

@@ -37,6 +37,7 @@ class MosquittoServer(Service):
 
     name = "mosquitto"
     label = "Mosquitto"
+    log: Path
 
     def __init__(
         self, folder: Path, *, port: int = 0, program: MosquittoProgram | None = None, log: Path | None = None

@@ -18,7 +18,7 @@ from config.errors import OK
 from config.settings import load_settings
 from embedded.account import account_for
 from embedded.books import Books, read_sample
-from embedded.commands import Household, WattlineCommand, fetch
+from embedded.commands import Household, WattlineCommand
 from embedded.errors import EmbeddedError
 from embedded.interpreter import interpreter_for
 from embedded.mosquitto import MosquittoServer
@@ -28,6 +28,7 @@ from embedded.postgres_programs import postgres_programs
 from embedded.run_file import end_left_running, sole_run, write_run
 from embedded.screen import Screen
 from embedded.stopping import Stopping, StopRequested
+from processes.asking import fetch
 from processes.errors import ProcessError
 from processes.service import Service
 from processes.supervisor import Supervisor

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,6 +20,8 @@ from starlette.routing import Route
 from config.errors import SettingsError
 from serving.places import Places
 from serving.server import BoundedServer, bounded_config
+
+logger = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 64
 """Prometheus, probes and a few people; the other files are for broker and database."""
@@ -34,17 +36,17 @@ class _Server(BoundedServer):
         yield
 
 
-def health_app(registry: CollectorRegistry, problems: Callable[[], list[str]]) -> Starlette:
-    """`problems` says what keeps the ingestor from being ready; an empty list means that it is."""
+def health_app(exposition: Callable[[], Awaitable[bytes]], problems: Callable[[], Awaitable[list[str]]]) -> Starlette:
+    """`exposition` gives the metrics; `problems` says what keeps the ingestor from being ready, nothing when it is."""
 
     async def metrics(_: Request) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(await exposition(), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "alive"})
 
     async def readyz(_: Request) -> Response:
-        found = problems()
+        found = await problems()
         if found:
             return JSONResponse({"status": "not ready", "problems": found}, status_code=503)
         return JSONResponse({"status": "ready"})
@@ -54,14 +56,21 @@ def health_app(registry: CollectorRegistry, problems: Callable[[], list[str]]) -
     )
 
 
+def handed_over(descriptor: int) -> socket.socket:
+    """A socket that listens already, of the process that has started this one."""
+    return socket.socket(fileno=descriptor)
+
+
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises SettingsError when the address cannot be had."""
+    """A listening socket; the log says where. Raises SettingsError when the address cannot be had."""
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, UnicodeError) as error:
         # Python's own text repeats the address.
         why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise SettingsError(f"METRICS_HOST, METRICS_PORT: cannot listen on {host}:{port}: {why.lower()}") from None
+    logger.info("metrics and health on http://%s:%d", *listener.getsockname()[:2])
+    return listener
 
 
 @contextlib.asynccontextmanager

@@ -25,7 +25,13 @@ class LeavingError(WattlineError):
 
 
 def may_leave(settings: Settings, before: Remembered) -> None:
-    """Raises LeavingError where nobody would stay, so that the broker would have nobody for what devices publish."""
+    """Raises LeavingError where there is nothing to leave, or where nobody would stay to store what devices publish."""
+    if not before.filters:
+        known = f"known are {', '.join(before.others)}" if before.others else "nobody is known"
+        raise LeavingError(
+            f"there is nothing to leave: the database {settings.database_label} knows of no ingestor "
+            f"{settings.mqtt_client_id}; is MQTT_CLIENT_ID right? ({known})"
+        )
     if not before.others:
         raise LeavingError(
             f"{settings.mqtt_client_id} is the only ingestor that the database {settings.database_label} knows of: "

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
+import socket
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from prometheus_client import generate_latest
+
+from config.event_loop import stopped_by_signals
 from config.settings import Settings
 from ingestor.backlog import Backlog, PendingLimits
 from ingestor.batch import FlushPolicy
@@ -36,6 +38,7 @@ from ingestor.source import Source
 from ingestor.startup import prepare_database
 from ingestor.subscription import Subscription
 from ingestor.window import BrokerWindow
+from ingestor.workers.names import warn_of_left_behind
 from ingestor.writer import Writer
 from mqtt.errors import LinkRefused
 from mqtt.link import Link
@@ -127,15 +130,16 @@ class Ingestor:
         )
         self.metrics.watch_clock(lambda: self._clocks.offset_seconds)
 
-    async def run(self) -> bool:
+    async def run(self, listener: socket.socket | None = None) -> bool:
         """Ingest until SIGTERM or SIGINT. False when it had to end by itself; the log says why.
 
-        Raises SettingsError where METRICS_HOST and METRICS_PORT cannot be had, LeavingError where it may not leave.
+        A worker is given the `listener` for its health and metrics; any other makes its own. Raises SettingsError where
+        METRICS_HOST and METRICS_PORT cannot be had, LeavingError where it may not leave.
         """
-        listener = listen(self._settings.metrics_host, self._settings.metrics_port)
-        logger.info("metrics and health on http://%s:%d", *listener.getsockname()[:2])
-        app = health_app(self.metrics.registry, self.problems)
-        with self._stopped_by_signals():
+        alone = listener is None
+        listener = listener or listen(self._settings.metrics_host, self._settings.metrics_port)
+        app = health_app(self._exposition, self._problems)
+        with stopped_by_signals(self.stop):
             async with serving(app, listener):
                 try:
                     before = await self._until_stopped(
@@ -147,6 +151,8 @@ class Ingestor:
                 if before is not None:
                     if self._leaves:
                         may_leave(self._settings, before)
+                    elif alone:
+                        warn_of_left_behind(self._settings.mqtt_client_id, before.others)
                     await self._ingest(Subscription(self._settings, before, leaving=self._leaves))
         return not self._failed and self._left == self._leaves
 
@@ -165,6 +171,13 @@ class Ingestor:
         if self._starting is None and not self.is_connected():
             problems.append("not connected to the broker")
         return [problem for problem in problems if problem is not None]
+
+    async def _problems(self) -> list[str]:
+        return self.problems()
+
+    async def _exposition(self) -> bytes:
+        # On the loop, so that the books are read between two entries.
+        return generate_latest(self.metrics.registry)
 
     async def _ingest(self, subscription: Subscription) -> None:
         broker_watch = BrokerWatch(self._link_options, self.metrics.registry)
@@ -275,14 +288,3 @@ class Ingestor:
 
     def _clocks_looked_at(self) -> None:
         self.backlog.read_on()
-
-    @contextmanager
-    def _stopped_by_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)

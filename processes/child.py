@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -38,7 +38,7 @@ class Program:
 
     name: str
     command: Sequence[str]
-    log: Path
+    log: Path | None  # None = where we log ourselves
     environment: Mapping[str, str]
     directory: Path | None = None
     account: Account | None = None
@@ -78,7 +78,7 @@ class Child:
         account = program.account
         who = (account.uid, account.gid) if account else (-1, -1)
         tie = [str(os.getpid()), str(int(program.orphan_signal)), *map(str, who)]
-        with _open_log(program.log) as log:
+        with _open_log(program.log) if program.log else nullcontext() as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", tether.__file__, *tie, *program.command],
                 stdin=subprocess.DEVNULL,
@@ -116,8 +116,10 @@ class Child:
             self._process.wait()
 
 
-def last_lines(log: Path, count: int = 5, since: int = 0) -> str:
+def last_lines(log: Path | None, count: int = 5, since: int = 0) -> str:
     """The end of a log, no older than its byte `since`: for an error that has to say why a program ended."""
+    if log is None:
+        return ""
     try:
         with log.open("rb") as file:
             file.seek(max(since, log.stat().st_size - 10_000))

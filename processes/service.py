@@ -24,8 +24,10 @@ class Service(Child, ABC):
     label: str  # as a person calls it: PostgreSQL
     start_seconds: float = 30.0
     stop_seconds: float = 20.0
+    has_an_end: bool = False  # one that has done its work when it ends with status 0
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path | None) -> None:
+        """`log` None: it writes where we do."""
         self.log = log
 
     @abstractmethod
@@ -39,6 +41,11 @@ class Service(Child, ABC):
     def why_not_ready(self) -> str:
         """What it says about it itself, in words that follow "not ready"; nothing where it says nothing."""
         return ""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has ended because its work is done."""
+        return self.has_an_end and self.exit_status == 0
 
     def launch(self) -> None:
         """Start the program and return at once."""
@@ -62,7 +69,7 @@ class Service(Child, ABC):
             if time.monotonic() > deadline:
                 why = self.why_not_ready()
                 self.kill()
-                raise ProcessError(f"{self.label} was not ready within {seconds:.0f} s{why}; see {self.log}")
+                raise ProcessError(f"{self.label} was not ready within {seconds:.0f} s{why}; see {self.log or 'above'}")
             pause(PROBE_INTERVAL_SECONDS)
 
     def stop(self, timeout_seconds: float | None = None) -> None:
@@ -71,5 +78,8 @@ class Service(Child, ABC):
 
     def why_it_ended(self) -> str:
         """One sentence and the last lines of its log."""
+        how = f"{self.label} ended with status {self.exit_status}"
+        if self.log is None:
+            return how
         lines = last_lines(self.log).replace("\n", "\n  ")
-        return f"{self.label} ended with status {self.exit_status}; {self.log} ends with:\n  {lines}"
+        return f"{how}; {self.log} ends with:\n  {lines}"

@@ -42,6 +42,10 @@ class Supervisor:
     def __init__(self, services: Sequence[Service], now: float) -> None:
         self._watches = [_Watch(service, Restarts(started_at=now)) for service in services]
 
+    def add(self, service: Service, now: float) -> None:
+        """Another one, launched just now."""
+        self._watches.append(_Watch(service, Restarts(started_at=now)))
+
     def look(self, now: float) -> Iterator[str]:
         """Notice who has ended and start whose time has come; a line for a person about each."""
         for watch in self._watches:
@@ -55,11 +59,12 @@ class _Watch:
     restart_at: float | None = None
 
     def look(self, now: float) -> Iterator[str]:
-        if self.service.running:
+        if self.service.running or self.service.is_done:
             return
         if self.restart_at is None:
             self.restart_at = self.restarts.ended(now)
-            yield f"{self.service.label} {_how_it_ended(self.service)}; restarting it (log: {self.service.log})"
+            where = f" (log: {self.service.log})" if self.service.log else ""
+            yield f"{self.service.label} {_how_it_ended(self.service)}; restarting it{where}"
         elif now >= self.restart_at:
             self.restarts.started(now)
             try:

@@ -69,6 +69,12 @@ def test_what_a_lost_connection_had_comes_again_over_the_next(story: Story, mean
     assert story.is_over(QUIET_SECONDS, channel="another")
 
 
+def test_a_client_id_that_nobody_has_cannot_leave() -> None:
+    settings = load_settings(mqtt_client_id="ingestor-x")
+    with pytest.raises(LeavingError, match=r"knows of no ingestor ingestor-x; .* \(known are a, b\)"):
+        may_leave(settings, Remembered(filters=[], others=["a", "b"]))
+
+
 def test_the_last_one_may_not_leave() -> None:
     settings = load_settings(mqtt_client_id="the-last")
     may_leave(settings, Remembered(filters=[FILTER], others=["another"]))
