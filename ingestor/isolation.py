@@ -21,8 +21,9 @@ from psycopg.rows import TupleRow
 
 from config.seldom import Seldom
 from ingestor import wire
-from ingestor.batch import Batch, Refusal, Row, first_of_each, in_key_order, newest_per_device, repetitions
-from ingestor.statements import COPY, FREE_TABLES, LOCKED, MERGE, NEWEST, SIGN_OF_LIFE, STORED
+from ingestor.batch import Batch, Refusal, Row, first_of_each, in_key_order, repetitions
+from ingestor.newest_status import update_status
+from ingestor.statements import COPY, FREE_TABLES, LOCKED, MERGE, STORED
 from ingestor.transactions import is_alive
 from postgres.failures import failure_kind
 from telemetry.kinds import Kind
@@ -82,7 +83,7 @@ async def store_rows(  # noqa: PLR0913 - what is stored, where, and how
         try:
             async with connection.transaction():
                 await _copy(connection, kind, ordered)
-                await _update_status(connection, kind, ordered)
+                await update_status(connection, kind, ordered)
                 return Stored(stored=len(rows))
         except Exception as error:
             if not _is_of_rows(connection, error):
@@ -114,14 +115,6 @@ async def _copy(connection: AsyncConnection[TupleRow], kind: Kind, rows: Sequenc
                 await copy.write(chunk)
         if cursor.rowcount != len(rows):
             raise SwallowedError
-
-
-async def _update_status(connection: AsyncConnection[TupleRow], kind: Kind, rows: Sequence[Row]) -> None:
-    """The status after `rows`, none of which was stored before: a repetition must not bring back who was forgotten."""
-    newest = newest_per_device(rows)
-    cursor = await connection.execute(NEWEST[kind.name], wire.columns(newest))
-    if cursor.rowcount < len(newest):
-        await connection.execute(SIGN_OF_LIFE[kind.name], [wire.text_array([row[0] for row in newest])])
 
 
 def _is_of_rows(connection: AsyncConnection[TupleRow], error: Exception) -> bool:
@@ -253,14 +246,14 @@ class _Merging:
         async with connection.transaction():
             cursor = await connection.execute(MERGE[kind.name], wire.columns(rows))
             if cursor.rowcount == len(rows):
-                await _update_status(connection, kind, rows)
+                await update_status(connection, kind, rows)
                 return rows, []
             stored_now = {(device, (ts - EPOCH) // MICROSECOND) for device, ts in await cursor.fetchall()}
             new = [row for row in rows if row[:2] in stored_now]
             others = [row for row in rows if row[:2] not in stored_now]
             known = list(zip(others, await self._stored(others), strict=True))
             if new:
-                await _update_status(connection, kind, new)
+                await update_status(connection, kind, new)
         return new, known
 
     async def _stored(self, rows: Sequence[Row]) -> list[Row | None]:

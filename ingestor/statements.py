@@ -1,7 +1,6 @@
 """The SQL of a flush: one template a statement, rendered for each kind of reading (telemetry/kinds.py).
 
-Columns come in the order of a row: id, timestamp, numbers. `last_updated` is taken from `excluded`: Citus allows no
-function in DO UPDATE SET.
+Columns come in the order of a row: id, timestamp, numbers. What a flush does to the status is in `newest_status`.
 """
 
 from __future__ import annotations
@@ -39,17 +38,3 @@ LOCKED = SqlByKind("""
         SELECT {id} FROM {status} WHERE {id} = ANY(%(devices)b::text[])
         ORDER BY {id} FOR NO KEY UPDATE SKIP LOCKED
     ) AS free""")
-
-# The newest reading of each device: an older one never overwrites a newer one.
-NEWEST = SqlByKind("""
-    INSERT INTO {status} ({id}, last_reading, {measures}, last_updated)
-    SELECT reading.*, now() FROM unnest({arrays}) AS reading
-    ON CONFLICT ({id}) DO UPDATE SET
-        last_reading = excluded.last_reading,
-        {newer_measures},
-        last_updated = excluded.last_updated
-    WHERE excluded.last_reading > {status}.last_reading""")
-
-# A late reading is a sign of life, too. NEWEST has locked these rows already.
-SIGN_OF_LIFE = SqlByKind("""
-    UPDATE {status} SET last_updated = now() WHERE {id} = ANY(%b::text[]) AND last_updated < now()""")

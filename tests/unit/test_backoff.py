@@ -1,4 +1,7 @@
-"""Waits between attempts: from the least on they double, up to the most, and chance takes up to half away."""
+"""Waits between attempts: from the least on they double, up to the most, and chance takes up to half away.
+
+What is tried again, and when, is in test_writer.py.
+"""
 
 from __future__ import annotations
 
