@@ -19,7 +19,7 @@ def places_beside_up(
     `given` are the settings that somebody has set. `asked` is the data directory of an option, which wins over them;
     `usual` that of WATTLINE_DATA_DIR. `publishes`: no broker is guessed. Raises SettingsError.
     """
-    database = sorted(name.upper() for name in given if name.startswith("database_"))
+    database = sorted(name.upper() for name in given - {"database_logins"} if name.startswith("database_"))
     if asked is None and (database or "mqtt_url" in given):
         if publishes and "mqtt_url" not in given:
             raise SettingsError(

@@ -25,6 +25,7 @@ from config.env_file import ENV_FILE, read_env_file
 from config.errors import SettingsError
 from config.hosts import host_name
 from config.logging import configure_logging
+from config.logins import Login, database_logins
 from config.near_misses import near_misses
 from config.running import DATA_DIR
 
@@ -57,6 +58,13 @@ class Settings(BaseSettings):
     """database"""
     database_url: SecretStr | None = None
     """`postgresql://user:pass@host:port/name`; wins over the five above"""
+    database_logins: Annotated[
+        SecretStr | None,
+        Field(
+            description="comma-separated `user:role:password` that `wattline migrate` makes; a role is ingest, api, "
+            "ledger or monitor, several with +"
+        ),
+    ] = None
 
     port: Annotated[int, Field(ge=0, le=65535)] = 3000
     """HTTP port of the API; 0 = any free port"""
@@ -182,6 +190,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"{expected}; its port is not a number (write / in a password as %2F)")
         return value
 
+    @field_validator("database_logins")
+    @classmethod
+    def _logins(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            database_logins(value.get_secret_value())
+        return value
+
     @field_validator("api_read_tokens", "api_write_tokens")
     @classmethod
     def _tokens(cls, value: SecretStr | None) -> SecretStr | None:
@@ -245,6 +260,11 @@ class Settings(BaseSettings):
         """`host:port/name`: for logs, without user and password."""
         parts = conninfo_to_dict(self.database_conninfo)
         return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+
+    @property
+    def logins(self) -> tuple[Login, ...]:
+        """DATABASE_LOGINS, taken apart."""
+        return () if self.database_logins is None else database_logins(self.database_logins.get_secret_value())
 
     @property
     def read_tokens(self) -> tuple[bytes, ...] | None:

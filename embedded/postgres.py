@@ -81,6 +81,10 @@ class PostgresServer(Service):
             f"?passfile={quote(str(self.passfile))}"
         )
 
+    def url_as(self, user: str) -> str:
+        """Of energy_db for another user, whose password is not in our file."""
+        return f"postgresql://{quote(user, '')}@{LOOPBACK}:{self.port}/{DATABASE}"
+
     @property
     def password(self) -> str:
         """The superuser's, once launched; only for who may not read the file."""

@@ -10,8 +10,8 @@ import shlex
 import shutil
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config.errors import OK
@@ -21,6 +21,7 @@ from embedded.books import Books, read_sample
 from embedded.commands import Household, WattlineCommand
 from embedded.errors import EmbeddedError
 from embedded.interpreter import interpreter_for
+from embedded.logins import Logins
 from embedded.mosquitto import MosquittoServer
 from embedded.ports import LOOPBACK, free_ports, trouble_with
 from embedded.postgres import PostgresServer
@@ -83,6 +84,7 @@ class _Run:
         self._logs = options.data_dir / "logs"
         self._screen = Screen()
         self._books = Books()
+        self._logins = Logins()
         self._started: list[Service] = []
         self._household: Household | None = None
         self.stopping = Stopping(self._kill_all)
@@ -101,9 +103,11 @@ class _Run:
         self._screen.say("starting wattline ...")
         self._migrate()
         self._bring_up(
-            self._command("ingestor", "ingest", ready_port=self._metrics_port),
-            self._command("api", "api", ready_port=self._http_port),
+            self._restricted("ingestor", "ingest", ready_port=self._metrics_port),
+            self._restricted("api", "api", ready_port=self._http_port),
         )
+        if load_settings().retention_days:
+            self._bring_up(self._command("retention", "retention", "keep", environment=self._as_owner()))
         self._introduce()
         fleet = self._options
         if (fleet.meters or fleet.vehicles) and fleet.interval_seconds:
@@ -146,7 +150,8 @@ class _Run:
             service.wait_ready(pause=self.stopping.pause)
 
     def _migrate(self) -> None:
-        migrate = self._command("migrate", "migrate")
+        environment = {**self._as_owner(), "DATABASE_LOGINS": self._logins.setting()}
+        migrate = self._command("migrate", "migrate", environment=environment)
         self._started.append(migrate)
         migrate.launch()
         deadline = time.monotonic() + MIGRATE_SECONDS
@@ -163,7 +168,6 @@ class _Run:
         if interpreter.why_not:
             self._screen.say(f"wattline's own commands run as root: {interpreter.why_not}")
         environment = {
-            "DATABASE_URL": self._postgres.url,
             "MQTT_URL": self._mosquitto.url,
             "HOST": LOOPBACK,
             "PORT": str(self._http_port),
@@ -172,16 +176,36 @@ class _Run:
             "API_WRITE_LOOPBACK": "1",  # to try it out; what comes to this port comes from this machine
         }
         spool, chosen = self._options.data_dir.absolute() / "spool", load_settings().rejected_spool_dir
-        if interpreter.account:
-            environment["PGPASSWORD"] = self._postgres.password
         # The account starts in that folder, and may not be able to enter the ones above.
         ours = "." if interpreter.account else str(spool)
         environment["REJECTED_SPOOL_DIR"] = ours if chosen is None else str(chosen.absolute())
         return Household(interpreter, spool, environment)
 
-    def _command(self, name: str, *arguments: str, ready_port: int | None = None) -> WattlineCommand:
+    def _command(
+        self,
+        name: str,
+        *arguments: str,
+        ready_port: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> WattlineCommand:
+        """`environment`: what only this one is told."""
+        common = self._common()
+        household = replace(common, environment={**common.environment, **(environment or {})})
+        return WattlineCommand(name, arguments, self._logs / f"{name}.log", household, ready_port)
+
+    def _common(self) -> Household:
         self._household = self._household or self._set_up_household()
-        return WattlineCommand(name, arguments, self._logs / f"{name}.log", self._household, ready_port)
+        return self._household
+
+    def _restricted(self, name: str, command: str, ready_port: int) -> WattlineCommand:
+        """One that has a login of its own."""
+        environment = self._logins.environment(name, self._postgres)
+        return self._command(name, command, ready_port=ready_port, environment=environment)
+
+    def _as_owner(self) -> dict[str, str]:
+        """For what makes and drops tables. The account that runs it need not be able to read the password file."""
+        handed_over = {"PGPASSWORD": self._postgres.password} if self._common().interpreter.account else {}
+        return {"DATABASE_URL": self._postgres.url, **handed_over}
 
     def _show_books(self, now: float) -> None:
         metrics = fetch(self._metrics_port, "/metrics")

@@ -12,6 +12,7 @@ import psycopg
 from config.seldom import Once
 from config.settings import Settings
 from ingestor.clock_watch import ClockWatch
+from ingestor.schema.migrate import BehindError
 from ingestor.schema.partitions import days_ahead, ensure_partitions
 from ingestor.schema.up_to_date import bring_up_to_date
 from ingestor.subscription import Remembered, remembered
@@ -38,6 +39,10 @@ async def prepare_database(
             return await _prepared(settings, clock_watch)
         except UnfitError:
             raise
+        except BehindError as error:
+            on_trouble("the database waits for wattline migrate")
+            if said.is_new(str(error)):
+                logger.warning("PostgreSQL at %s: %s; waiting for it", settings.database_label, error)
         except psycopg.Error as error:
             on_trouble(f"the database {trouble_with(error)}")
             if said.is_new(problem := explain(error, settings.database_label)):

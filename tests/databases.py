@@ -10,8 +10,8 @@ from functools import cache
 
 import psycopg
 
-from ingestor.schema.api_role import provide_api_role
 from ingestor.schema.migrate import migrate
+from ingestor.schema.roles import provide_roles
 from postgres.connecting import connect
 from tests.backends import Database
 
@@ -32,7 +32,7 @@ def a_database(server: Database, template: str = "template0", how: str = "") -> 
 
 @cache
 def migrated_template(server: Database) -> str:
-    """The name of a database with the schema and the API's rights, to be copied: to migrate takes much longer."""
+    """The name of a database with the schema and the roles' rights, to be copied: to migrate takes much longer."""
     name = "migrated"
     with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
@@ -42,7 +42,7 @@ def migrated_template(server: Database) -> str:
 
 
 async def bring_up_to_date(url: str) -> None:
-    """Schema and role, as `wattline migrate` provides them, without the partitions of any day."""
+    """Schema and roles, as `wattline migrate` provides them, without the partitions of any day."""
     async with await connect(url, autocommit=True) as connection:
         await migrate(connection)
-        await provide_api_role(connection)
+        await provide_roles(connection)

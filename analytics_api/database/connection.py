@@ -12,7 +12,7 @@ import psycopg
 from analytics_api.database.failures import line_of
 from analytics_api.database.outage import Outage
 from postgres.connecting import Session
-from postgres.role import API_ROLE, right_to_become
+from postgres.roles import API_ROLE, right_to_become
 from postgres.session import Limits
 from postgres.trouble import trouble_with
 from telemetry.kinds import KINDS

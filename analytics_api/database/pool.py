@@ -22,7 +22,7 @@ from analytics_api.database.outage import Outage
 from analytics_api.http.errors import UnavailableError
 from postgres.connecting import with_defaults
 from postgres.deadline import Deadline
-from postgres.role import API_ROLE
+from postgres.roles import API_ROLE
 from postgres.trouble import NO_ANSWER
 
 # The promise is 3 s; what remains is for the way back.

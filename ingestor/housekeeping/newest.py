@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time
-
-from psycopg.sql import SQL, Identifier
+from datetime import UTC, datetime, time, timedelta
 
 from ingestor.schema.partitions import day_tables
 from postgres.connecting import Session
@@ -12,7 +10,7 @@ from telemetry.kinds import SqlByKind
 
 # One row a device; 10,000 of them take a millisecond.
 _NEWEST = SqlByKind("SELECT max(last_reading) FROM {status}")
-_ANY = SQL("SELECT EXISTS (SELECT FROM {table})")
+_ANY = SqlByKind("SELECT EXISTS (SELECT FROM {history} WHERE ts >= %(start)s AND ts < %(end)s)")
 
 
 async def newest_reading(session: Session) -> datetime | None:
@@ -24,8 +22,10 @@ async def newest_reading(session: Session) -> datetime | None:
     known: list[datetime] = [moment for moment in found if moment is not None]
     if known:
         return max(known)
-    for day, table in sorted(await day_tables(session), reverse=True):
-        row = await (await session.execute(_ANY.format(table=Identifier(table)))).fetchone()
-        if row == (True,):
-            return datetime.combine(day, time(), UTC)
+    for day in sorted({day for day, _ in await day_tables(session)}, reverse=True):
+        start = datetime.combine(day, time(), UTC)
+        bounds = {"start": start, "end": start + timedelta(days=1)}
+        for query in _ANY.values():
+            if await (await session.execute(query, bounds, prepare=False)).fetchone() == (True,):
+                return start
     return None

@@ -17,7 +17,7 @@ from ingestor.clocks import Clocks
 from ingestor.hourly import delete_expired_sums
 from ingestor.housekeeping.chores import Chore
 from ingestor.housekeeping.newest import newest_reading
-from ingestor.schema.partitions import day_tables, drop_expired, oldest_day_kept
+from ingestor.schema.partitions import day_tables, drop_expired, may_drop, oldest_day_kept
 from ledger.annul import delete_expired_readings
 from postgres.connecting import Session
 from postgres.session import Limits
@@ -59,6 +59,11 @@ class Plan:
         """Days that are due and wait for a yes."""
         return sorted({day for day, _ in self.due if day >= self.granted})
 
+    @property
+    def left(self) -> list[date]:
+        """The days that are due for so long that nobody seems to drop them: the owner's process looks once an hour."""
+        return sorted({day for day, _ in self.due if day < self.wanted - timedelta(days=DAYS_WITHOUT_YES)})
+
 
 def plan(
     keep_days: int, now: datetime, newest: datetime | None, reached: date | None, tables: list[tuple[date, str]]
@@ -98,6 +103,20 @@ def chore(keep_days: int, clocks: Clocks, note_held: Callable[[int], None]) -> C
 
     async def one_round(session: Session) -> bool:
         if keep_days == 0:
+            return False
+        if not await may_drop(session):
+            found = await look(session, keep_days, clocks)
+            note_held(len(found.left))
+            if found.left and found.left != said:
+                said[:] = found.left
+                logger.warning(
+                    "%d days are past RETENTION_DAYS=%d and are still there, %s to %s: this user may not drop them; "
+                    "`wattline retention keep` does, as the owner of the tables",
+                    len(found.left),
+                    keep_days,
+                    found.left[0],
+                    found.left[-1],
+                )
             return False
         found, dropped = await drop_due(session, keep_days, clocks)
         if dropped:

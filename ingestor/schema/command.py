@@ -1,4 +1,4 @@
-"""`wattline migrate`: wait for the database, bring its schema up to date, make the partitions of the next days.
+"""`wattline migrate`: wait for the database, bring its schema up to date, make logins and the next days' partitions.
 
 It says what it did, and is done at once where there is nothing to do; so it may run before every start.
 """
@@ -18,6 +18,7 @@ from psycopg.rows import TupleRow
 from config.arguments import number
 from config.seldom import Once
 from config.settings import Settings
+from ingestor.schema.logins import provide_logins
 from ingestor.schema.migrate import MigrationError
 from ingestor.schema.partitions import days_ahead, ensure_partitions
 from ingestor.schema.up_to_date import bring_up_to_date
@@ -53,9 +54,12 @@ async def _migrate(wait_seconds: float, settings: Settings) -> None:
     async with await _connect_within(settings, wait_seconds) as connection:
         try:
             await bring_up_to_date(connection, label)
+            await provide_logins(connection, settings.logins)
         except MigrationError as error:
             raise MigrationError(f"PostgreSQL at {label}: {error}") from None
         made = await ensure_partitions(connection, days_ahead(datetime.now(UTC)))
+    if settings.logins:
+        logger.info("logins: %s", ", ".join(f"{each.user} ({', '.join(each.roles)})" for each in settings.logins))
     logger.info("%s: the schema is up to date; daily partitions made: %d", label, len(made))
 
 

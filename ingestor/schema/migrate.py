@@ -33,8 +33,19 @@ _CREATE_TABLE = """
     )"""
 
 
+# Where there is no schema yet, whoever may create tables becomes its owner.
+_MAY_MIGRATE = """
+    SELECT coalesce(
+        (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('schema_migrations')),
+        has_schema_privilege(current_schema(), 'CREATE'), false)"""
+
+
 class MigrationError(WattlineError):
     """The schema cannot be brought up to date and waiting does not help; the message is one line for a person."""
+
+
+class BehindError(MigrationError):
+    """The schema is older than this program, and our user does not own it: it is worth waiting for the owner."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,18 @@ async def migrate(connection: AsyncConnection[TupleRow]) -> list[str]:
     while (name := await _apply_next(connection)) is not None:
         names.append(name)
     return names
+
+
+async def may_migrate(connection: AsyncConnection[TupleRow]) -> bool:
+    """Whether our user owns the schema, or may make it where there is none yet."""
+    return await (await connection.execute(_MAY_MIGRATE)).fetchone() == (True,)
+
+
+async def missing_migrations(connection: AsyncConnection[TupleRow]) -> list[str]:
+    """The names of the files that are not applied. Raises MigrationError, as `migrate` does."""
+    applied, known = await _applied(connection) or {}, known_migrations()
+    _check(applied, known)
+    return [each.name for each in known if each.version not in applied]
 
 
 async def _apply_next(connection: AsyncConnection[TupleRow]) -> str | None:

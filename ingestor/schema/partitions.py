@@ -3,6 +3,7 @@
 A day is a UTC day, whatever the session's time zone. Nothing here may take a lock on a history table that an open
 flush or query conflicts with, so partitions are made alone and attached, and detached concurrently before they are
 dropped. Every step may be repeated, interrupted at any point, and run by several processes at once.
+Whoever stores readings may make partitions; only the owner of the tables may drop them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
+from typing import LiteralString
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow, class_row
@@ -34,16 +36,10 @@ DROP_LOCK_TIMEOUT_MS = 1_000
 
 _EXPIRED_MARK = "wattline: past its retention, being dropped"
 
-# Vacuum after 20,000 new rows (two minutes of the reference load, 3 ms each time) keeps index-only scans from visiting
-# the table. Rows never change, so they are frozen on that occasion: 1.3 % more WAL once, no second reading ever.
-_CREATE = SQL("""
-    CREATE TABLE {partition} (LIKE {history} INCLUDING DEFAULTS INCLUDING CONSTRAINTS) WITH (
-        autovacuum_vacuum_insert_threshold = 20000,
-        autovacuum_vacuum_insert_scale_factor = 0,
-        autovacuum_freeze_min_age = 0
-    )""")
-# Takes SHARE UPDATE EXCLUSIVE on the history, where CREATE TABLE ... PARTITION OF takes ACCESS EXCLUSIVE.
-_ATTACH = SQL("ALTER TABLE {history} ATTACH PARTITION {partition} FOR VALUES FROM ({start}) TO ({end})")
+# Runs as the tables' owner, so that whoever stores readings needs no right to make tables (0008, docs/adr/0007).
+_MAKE: LiteralString = "SELECT make_day_partition(%s::regclass, %s)"
+_OWNS: LiteralString = """
+    SELECT bool_and(pg_has_role(relowner, 'USAGE')) FROM pg_class WHERE oid = ANY(%s::regclass[])"""
 _DETACH = SQL("ALTER TABLE {history} DETACH PARTITION {partition} CONCURRENTLY")
 _FINALIZE = SQL("ALTER TABLE {history} DETACH PARTITION {partition} FINALIZE")
 _MARK = SQL("COMMENT ON TABLE {partition} IS {mark}")
@@ -60,6 +56,10 @@ _TABLES = """
     LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
     WHERE h.oid = %(history)s::regclass AND coalesce(i.inhparent = h.oid, true)
     ORDER BY c.relname"""
+
+
+class NoPartitionError(Exception):
+    """A day's table cannot be made; the message is one line for a person, who has to do something about it."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ async def ensure_partitions(connection: AsyncConnection[TupleRow], days: Iterabl
     """Make the missing partitions of `days` in every history; return the names of those made.
 
     The connection must be outside a transaction. A table of that name that was detached is attached again, with its
-    rows. Raises psycopg.errors.LockNotAvailable after CREATE_LOCK_TIMEOUT_MS; a later attempt is welcome.
+    rows. Raises psycopg.errors.LockNotAvailable after CREATE_LOCK_TIMEOUT_MS; a later attempt is welcome. Raises
+    NoPartitionError.
     """
     wanted = sorted(set(days))
     async with connection.transaction():
@@ -102,10 +103,16 @@ async def ensure_partitions(connection: AsyncConnection[TupleRow], days: Iterabl
     async with connection.transaction():
         await lock_in_transaction(connection, AdvisoryLock.PARTITIONS, CREATE_LOCK_TIMEOUT_MS)
         for history in HISTORIES:
-            for day, table in await _missing(connection, history, wanted):
-                await _make(connection, history, day, table)
+            for day in await _missing(connection, history, wanted):
+                await _make(connection, history, day)
                 made.append(partition_name(history, day))
     return made
+
+
+async def may_drop(connection: AsyncConnection[TupleRow]) -> bool:
+    """Whether our user owns the histories, so that it may drop their days."""
+    cursor = await connection.execute(_OWNS, [list(HISTORIES)])
+    return await cursor.fetchone() == (True,)
 
 
 async def drop_expired(connection: AsyncConnection[TupleRow], oldest_kept: date) -> list[str]:
@@ -152,26 +159,19 @@ async def _tables(connection: AsyncConnection[TupleRow], history: str) -> list[_
         return await cursor.fetchall()
 
 
-async def _missing(
-    connection: AsyncConnection[TupleRow], history: str, days: list[date]
-) -> list[tuple[date, _Table | None]]:
-    """The days without an attached partition, each with the detached table of its name, if there is one."""
-    tables = {table.name: table for table in await _tables(connection, history)}
-    found = [(day, tables.get(partition_name(history, day))) for day in days]
-    return [(day, table) for day, table in found if table is None or not table.attached]
+async def _missing(connection: AsyncConnection[TupleRow], history: str, days: list[date]) -> list[date]:
+    """The days without an attached partition."""
+    attached = {table.name for table in await _tables(connection, history) if table.attached}
+    return [day for day in days if partition_name(history, day) not in attached]
 
 
-async def _make(connection: AsyncConnection[TupleRow], history: str, day: date, table: _Table | None) -> None:
-    names = {"history": Identifier(history), "partition": Identifier(partition_name(history, day))}
-    if table is None:
-        await connection.execute(_CREATE.format(**names))
-    else:
-        if table.detach_pending:
-            await connection.execute(_FINALIZE.format(**names))
-        await connection.execute(_MARK.format(mark=Literal(None), **names))
-    start = datetime.combine(day, time(), UTC)
-    bounds = {"start": Literal(start.isoformat()), "end": Literal((start + timedelta(days=1)).isoformat())}
-    await connection.execute(_ATTACH.format(**names, **bounds))
+async def _make(connection: AsyncConnection[TupleRow], history: str, day: date) -> None:
+    cursor = await connection.execute(_MAKE, [history, day])
+    if await cursor.fetchone() != (True,):
+        raise NoPartitionError(
+            f"{partition_name(history, day)} cannot be made: a table of that name is there and belongs to somebody "
+            f"else, or {history} has another owner than the function make_day_partition"
+        )
 
 
 async def _expired(connection: AsyncConnection[TupleRow], history: str, oldest_kept: date) -> list[_Table]:

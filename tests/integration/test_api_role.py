@@ -12,7 +12,7 @@ from psycopg.rows import TupleRow
 
 from analytics_api.database.questions import Database
 from analytics_api.http.errors import UnavailableError
-from postgres.role import API_ROLE
+from postgres.roles import API_ROLE
 from tests.api_process import prepare
 
 WHO = "SELECT current_user::text"

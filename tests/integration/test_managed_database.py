@@ -17,6 +17,7 @@ from tests.processes import WattlineProcess
 StartWattline = Callable[..., WattlineProcess]
 PASSWORD = "s3cr3t-of-owners"
 ACTS = "the API acts as the role wattline_api"
+ROLES = "wattline_ingest, wattline_api, wattline_ledger, wattline_monitor"
 HAS_ALL_RIGHTS = "the API has all rights of its database user"
 
 
@@ -57,8 +58,9 @@ def test_owners_without_superuser(managed: Database, start_wattline: StartWattli
     plain = database_of(managed, "plain", "NOCREATEROLE")
     status, said = migrate(start_wattline, plain)
     assert status == 0
-    assert "the role wattline_api is not provided: user plain may not create roles" in said
-    assert "can run: CREATE ROLE wattline_api NOLOGIN; GRANT wattline_api TO plain" in said
+    assert f"the roles {ROLES} are not provided: user plain may not create roles" in said
+    assert "can run: CREATE ROLE wattline_ingest NOLOGIN; CREATE ROLE wattline_api NOLOGIN; " in said
+    assert "; GRANT wattline_api TO plain; then run `wattline migrate` again" in said
     assert HAS_ALL_RIGHTS in what_the_api_says(tmp_path, plain)
 
     creator = database_of(managed, "creator", "CREATEROLE")
@@ -102,4 +104,4 @@ def test_an_owner_of_a_schema_alone(managed: Database, broker: Broker, start_wat
     assert migrate(start_wattline, url)[0] == 0
     ingestor = start_wattline("ingest", DATABASE_URL=url, MQTT_URL=broker.url)
     ingestor.wait_ready()
-    assert ingestor.output().count("the role wattline_api is not provided: user tenant may not create roles") == 1
+    assert ingestor.output().count(f"the roles {ROLES} are not provided: user tenant may not create roles") == 1

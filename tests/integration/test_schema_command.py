@@ -108,7 +108,9 @@ def test_a_user_who_may_not_change_the_schema_is_told_so(database_url: str, star
         finally:
             connection.execute("DROP ROLE wattline_guest")
     assert status == 1
-    assert "permission denied for schema public; grant it to the user of DATABASE_USERNAME" in said
+    assert (
+        "there is no schema yet, and user wattline_guest may not make it: run `wattline migrate` as the owner" in said
+    )
     assert len(said.splitlines()) == 1, said
 
 
