@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Self, TypeVar, cast
 
 import mqtt5
@@ -28,6 +28,7 @@ from mqtt.errors import (
 )
 from mqtt.network import NetworkConnection
 from mqtt.options import LinkOptions
+from mqtt.outbox import OnAnswers, Outbox, R, correlation
 from mqtt.packet_ids import PACKET_IDS, Answer, Answers
 from mqtt.packets import PacketReader, acknowledgements
 
@@ -43,6 +44,8 @@ ENOUGH = (
 )
 # How the CONNACK of a broker that speaks MQTT 3.1.1 only begins: two bytes follow, where MQTT 5 has three or more.
 CONNACK_311 = b"\x20\x02"
+# Packet ids are left for others, and a broker that answers late has no mountain of them to take in.
+OUTLET_UNDER_WAY_MAX = 20_000
 
 OnPublish = Callable[["Connection", list[mqtt5.PublishPacket]], None]
 OnPubacks = Callable[[list[mqtt5.PubAckPacket]], None]
@@ -175,9 +178,18 @@ class Connection(NetworkConnection):
         if isinstance(puback, mqtt5.PubAckPacket) and puback.reason_code != mqtt5.PubAckReasonCode.SUCCESS:
             raise publish_refused(puback.reason_code, puback.reason_str)
 
-    def take_pubacks(self, on_pubacks: OnPubacks) -> None:
-        """From now on every PUBACK goes to `on_pubacks`, all of one read at once; `Outbox` uses it."""
+    def outlet(self, on_answers: OnAnswers[R], on_closed: Callable[[LinkError], None]) -> Outbox[R]:
+        """An outbox for all that is published from now on; `on_closed` hears why the connection has ended."""
+        self.on_closed(on_closed)
+        return Outbox(self, OUTLET_UNDER_WAY_MAX, on_answers, properties=correlation)
+
+    def take_pubacks(self, on_pubacks: OnPubacks, packet_ids: Collection[int]) -> Collection[int]:
+        """From now on every PUBACK goes to `on_pubacks`, all of one read at once; `Outbox` uses it.
+
+        No other packet of ours gets one of its `packet_ids`; the result are those that others have.
+        """
         self._on_pubacks = on_pubacks
+        return self._answers.share_with(packet_ids)
 
     def write_packets(self, packets: Sequence[bytes]) -> None:
         """Finished packets as one write; nothing happens when the connection has ended."""

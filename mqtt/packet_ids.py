@@ -6,7 +6,7 @@ An id is in use from its packet until its answer, whether or not anybody still w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from typing import TypeVar
 
 import mqtt5
@@ -35,12 +35,19 @@ class Answers:
         self._loop = asyncio.get_running_loop()
         self._due: dict[int, asyncio.Future[Answer]] = {}
         self._last_packet_id = 0
+        self._of_others: Collection[int] = ()
+
+    def share_with(self, packet_ids: Collection[int]) -> Collection[int]:
+        """Leave these ids alone from now on; the result are those that are in use here."""
+        self._of_others = packet_ids
+        return self._due
 
     def free_packet_id(self) -> int:
         """The next id that is not in use; `expect` takes it."""
-        if len(self._due) >= PACKET_IDS:
+        if len(self._due) + len(self._of_others) >= PACKET_IDS:
             raise LinkLost("all packet ids are in use")
-        return next(free_packet_ids(self._last_packet_id, self._due))
+        free = free_packet_ids(self._last_packet_id, self._due)
+        return next(packet_id for packet_id in free if packet_id not in self._of_others)
 
     def expect(self, packet_id: int) -> asyncio.Future[Answer]:
         """The answer to the packet of this id, once it comes."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import mqtt5
 import pytest
 
-from mqtt.errors import PublishRefused
+from mqtt.errors import LinkError, PublishRefused
 from mqtt.outbox import Outbox
 from tests.fake_broker import FakeBroker, Session, anyio_backend, nothing_left_behind, opened, puback  # noqa: F401 - fixtures
 from tests.waiting import wait_until_async
@@ -27,6 +27,14 @@ class Note(NamedTuple):
 
     payload: bytes
     topic: str = "a"
+
+
+class Answer(NamedTuple):
+    """A reply to somebody."""
+
+    topic: str
+    payload: bytes
+    correlation_data: bytes | None
 
 
 Answers = tuple[list[Note], list[tuple[Note, PublishRefused]]]
@@ -183,3 +191,32 @@ async def test_qos_0_has_no_answers_and_room_as_long_as_the_socket_takes_it() ->
         ends.session.read_on()
         await ends.received(large)
         await wait_until_async(lambda: ends.outbox.room == 7, 5, "the socket takes more")
+
+
+async def test_an_outbox_and_other_packets_never_share_an_id() -> None:
+    async with sending() as ends:
+        connection = ends.outbox._connection
+        ends.outbox.send(notes(2))
+        subscribing = asyncio.create_task(connection.subscribe("a/#"))
+        await ends.received(2)
+        subscribe = await ends.session.expect(mqtt5.SubscribePacket)
+        assert subscribe.packet_id == 3
+        ends.outbox._last_packet_id = 2
+        ends.outbox.send(notes(1))
+        (packet,) = await ends.received(1)
+        assert packet.packet_id == 4
+        ends.session.send(mqtt5.SubAckPacket(3, [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE]))
+        await subscribing
+
+
+async def test_a_reply_carries_the_correlation_data_of_its_question() -> None:
+    async with FakeBroker() as broker, opened(broker) as (connection, session), asyncio.timeout(10):
+        closed: list[LinkError] = []
+        outlet: Outbox[Answer] = connection.outlet(lambda *_: None, closed.append)
+        outlet.send([Answer("a", b"1", b"42"), Answer("a", b"2", None)])
+        packets = [await session.expect(mqtt5.PublishPacket) for _ in range(2)]
+        assert [(packet.payload, packet.correlation_data) for packet in packets] == [(b"1", b"42"), (b"2", None)]
+        assert all(packet.qos == mqtt5.QoS.AT_LEAST_ONCE for packet in packets)
+        session.close()
+        await wait_until_async(lambda: closed, what="the end is told")
+        assert outlet.room == 0
