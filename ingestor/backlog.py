@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 import mqtt5
 
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # Readings that wait for somebody's lock are tried again so often; each try is over in a moment.
 HELD_SECONDS = 2.0
+
+_is_duplicate = attrgetter("duplicate")
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Backlog:
         self._held: deque[Batch] = deque()
         self._held_until = 0.0
         self._owed: deque[Batch] = deque()
-        self._stopping = False
+        self._stopping = self._is_over = False
         self._wake = asyncio.Event()
 
     @property
@@ -92,18 +95,22 @@ class Backlog:
 
     def receive(self, channel: Channel, packets: list[mqtt5.PublishPacket]) -> None:
         """Take a portion of messages as they arrive."""
+        if self._is_over:
+            return  # nobody writes any more: the broker delivers these again
         batch, window = self._open, self._window
         if channel is not self._channel:
             self._channel = channel
             window.connected()
-        was_empty, before = batch.messages == 0, batch.readings
+        was_empty, before, asked = batch.messages == 0, batch.readings, len(batch.receipts)
         received = self._decoder.decode(packets, batch, self._clocks.now())
         packet_ids = [packet_id for packet in packets if (packet_id := packet.packet_id) is not None]
         batch.owe(channel.acknowledge, packet_ids)
+        for receipt in batch.receipts[asked:]:
+            receipt.channel = channel
         now = self._monotonic()
         window.received(len(packet_ids), now)
         if not batch.redelivered:
-            batch.redelivered = any(packet.duplicate for packet in packets)
+            batch.redelivered = any(map(_is_duplicate, packets))
             batch.may_be_stored = batch.may_be_stored or batch.redelivered
         batch.arrivals.append((now, batch.readings - before))
         self._metrics.received(received)
@@ -137,6 +144,7 @@ class Backlog:
         """The batch that is to be written now, once there is one; None after `stop`, when all but the held are out."""
         while (due := self.due()) is None:
             if self._stopping:
+                self._is_over = True
                 return None
             self._wake.clear()
             try:

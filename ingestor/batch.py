@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Literal
 
+from ingestor.receipts.receipt import Fates, Receipt
 from ingestor.source import Acknowledge
 from telemetry.kinds import KINDS
 from telemetry.readings import ReasonCode
@@ -40,6 +41,10 @@ class Refusal:
     """Seconds since 1970."""
     again: bool = False
     """The broker says that it may have delivered this message before."""
+    receipt: Receipt | None = None
+    """Where the device is told, if it asked."""
+    place: int = 0
+    """In the array of its message."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +60,8 @@ class Batch:
     arrivals: list[tuple[float, int]] = field(default_factory=list)
     """(monotonic seconds, readings) of each portion received."""
     acknowledgements: list[tuple[Acknowledge, list[int]]] = field(default_factory=list)
+    receipts: list[Receipt] = field(default_factory=list)
+    """Of the messages that ask for one."""
     messages: int = 0
     unacknowledged: int = 0
     """Messages with QoS 1: these come back if we never acknowledge them; those with QoS 0 do not."""
@@ -110,7 +117,9 @@ class Batch:
         ]
 
     def rest(self, left_out: Mapping[str, list[Row]]) -> Batch:
-        """Rows that were left out, as a batch of their own; the acknowledgements stay with this one."""
+        """Rows that were left out, as a batch of their own; the acknowledgements stay with this one, the receipts that
+        are not complete go along.
+        """
         rows = {kind: left_out.get(kind, []) for kind in self.rows}
         return Batch(
             rows=rows,
@@ -121,6 +130,7 @@ class Batch:
             careful=True,
             blocked=True,
             rest_of=(*self.rest_of, self) if self.waits_its_turn else self.rest_of,
+            receipts=self.receipts,
         )
 
     def absorb(self, later: Batch) -> None:
@@ -132,6 +142,7 @@ class Batch:
         self.arrivals += later.arrivals
         for acknowledge, packet_ids in later.acknowledgements:
             self.owe(acknowledge, packet_ids)
+        self.receipts += later.receipts
         self.messages += later.messages
         self.payload_bytes += later.payload_bytes
         self.received += later.received
@@ -143,6 +154,16 @@ class Batch:
         """Its rows and refusals are where they belong; what may remain is an acknowledgement that waits its turn."""
         self.rows = {kind: [] for kind in self.rows}
         self.rejected = []
+        self.receipts = []
+
+    def complete_receipts(self, fates: Fates, later: Mapping[str, list[Row]]) -> list[Receipt]:
+        """Take out the receipts that can be sent, now that the batch is committed but for the rows in `later`."""
+        if not self.receipts:
+            return []
+        waiting = {id(row) for rows in later.values() for row in rows}
+        complete = [receipt for receipt in self.receipts if receipt.settle(fates, waiting)]
+        self.receipts = [receipt for receipt in self.receipts if receipt.rows]
+        return complete
 
     def owe(self, acknowledge: Acknowledge, packet_ids: list[int]) -> None:
         """Remember what to acknowledge, and how."""

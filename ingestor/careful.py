@@ -18,6 +18,7 @@ from telemetry.readings import PAYLOAD_BYTES_MAX, ReadingWindow, ReasonCode, ref
 
 if TYPE_CHECKING:
     from ingestor.decode import Reader
+    from ingestor.receipts.receipt import Receipt
 
 # Payloads from here on are read without the garbage collector: 1 MB of JSON can hold 500,000 lists, and looking for
 # cycles among them, where there can be none, takes ten times as long as reading them.
@@ -81,6 +82,24 @@ def without_shape(items: list[Any], reader: Reader) -> list[Any]:
     if reader.takes_unknown_fields:
         return [item for item in items if type(item) is not dict or not item.keys() >= fields]
     return [item for item in items if type(item) is not dict or item.keys() != fields]
+
+
+def places(items: list[Any], chosen: list[Any]) -> list[int]:
+    """Where in `items` those of `with_shape`, or `without_shape`, are."""
+    ids = set(map(id, chosen))
+    return [place for place, item in enumerate(items) if id(item) in ids]
+
+
+def tell_shapeless(receipt: Receipt, items: list[Any], shapeless: list[Any], reader: Reader) -> None:
+    """Note those of `without_shape` in the receipt, and why as long as it lists them."""
+    told = 0
+    for place, item in zip(places(items, shapeless), shapeless, strict=True):
+        if receipt.is_full:
+            break
+        refused = described(item, reader)
+        receipt.refuse(place, refused.code, refused.reason)
+        told += 1
+    receipt.omitted += len(shapeless) - told
 
 
 def described(item: object, reader: Reader) -> Refused:

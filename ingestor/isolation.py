@@ -61,6 +61,18 @@ class Stored:
     refused: list[Refusal] = field(default_factory=list)
     later: list[Row] = field(default_factory=list)
     """Left out, because somebody holds a lock that they need."""
+    fates: dict[int, Refusal | None] = field(default_factory=dict)
+    """Of those that are repeated or refused, for their receipts."""
+
+    def repeat(self, row: Row) -> None:
+        """It is stored already, with the same values."""
+        self.repeated += 1
+        self.fates[id(row)] = None
+
+    def refuse(self, row: Row, refusal: Refusal) -> None:
+        """It goes to quarantine."""
+        self.refused.append(refusal)
+        self.fates[id(row)] = refusal
 
 
 async def store_rows(  # noqa: PLR0913 - what is stored, where, and how
@@ -186,10 +198,11 @@ class _Merging:
         if row[:2] in self._watched:
             self._watched[row[:2]] = there
         if there == row:
-            self.done.repeated += 1
+            self.done.repeat(row)
         else:
             batch = self._batch
-            self.done.refused.append(conflict(self._kind, row, there, batch.received_at, again=batch.redelivered))
+            found = conflict(self._kind, row, there, batch.received_at, again=batch.redelivered)
+            self.done.refuse(row, found)
 
     async def unlocked(self, rows: Sequence[Row]) -> list[Row]:
         """The rows of devices that nobody has locked; the others are left for later. Raises LockNotAvailable where
@@ -292,7 +305,7 @@ class _Merging:
 
     def refuse(self, row: Row, error: Exception) -> None:
         batch = self._batch
-        self.done.refused.append(refusal(self._kind, row, error, batch.received_at, again=batch.redelivered))
+        self.done.refuse(row, refusal(self._kind, row, error, batch.received_at, again=batch.redelivered))
         if failure_kind(error) != "data" and (count := _unexplained.due(type(error).__name__)):
             logger.error(
                 "%d readings could not be stored for a reason of their own and go to quarantine", count, exc_info=error

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from ingestor.batch import Batch, Trigger
 from ingestor.decode import Received
 from ingestor.housekeeping.chores import ChoreName
+from ingestor.receipts.receipt import Outcome as ReceiptOutcome
 from ingestor.sink import Outcome
 from postgres.failures import FailureKind
 from telemetry.readings import ReasonCode
@@ -86,6 +87,11 @@ class IngestMetrics:
             "wattline_readings_unknown_fields",
             "Readings taken without fields that are not of their kind (UNKNOWN_FIELDS=ignore)",
             kind=KINDS,
+        )
+        self._receipts = counter(
+            "wattline_receipts",
+            "Receipts that devices asked for, by what became of them",
+            outcome=get_args(ReceiptOutcome),
         )
         self._pending = gauge("wattline_readings_pending", "Readings received, not committed yet")
         self._inflight = gauge("wattline_inflight_messages", "Messages with QoS 1 or 2 received, not acknowledged yet")
@@ -164,6 +170,12 @@ class IngestMetrics:
             self._received.labels(kind).inc(count)
         for kind, count in received.with_unknown_fields.items():
             self._unknown_fields.labels(kind).inc(count)
+        if received.receipts_ignored:
+            self.receipt("ignored", received.receipts_ignored)
+
+    def receipt(self, outcome: ReceiptOutcome, count: int = 1) -> None:
+        """So many receipts have fared like this."""
+        self._receipts.labels(outcome).inc(count)
 
     def committed(  # noqa: PLR0913 - all that is known of it
         self, batch: Batch, outcome: Outcome, trigger: Trigger, spooled: int, *, now: float, monotonic: float

@@ -29,6 +29,7 @@ from ingestor.housekeeping.all import all_chores
 from ingestor.housekeeping.chores import keep_doing
 from ingestor.leaving import Leaving, may_leave
 from ingestor.metrics import IngestMetrics
+from ingestor.receipts.sender import ReceiptSender
 from ingestor.rejected.bound import ByteBound
 from ingestor.rejected.limit import KeepLimit
 from ingestor.rejected.spool import Spool
@@ -55,6 +56,8 @@ T = TypeVar("T")
 DRAIN_SECONDS_MAX = 7.0
 # How often it is asked whether a session that we leave is empty.
 LEAVING_LOOK_SECONDS = 0.1
+# The last flush's receipts, where the broker takes only some at a time.
+RECEIPTS_SECONDS_MAX = 1.0
 # A reading is 100 to 200 bytes in memory, and arrays bring thousands of them in one message of the window.
 PENDING_ROWS_PER_MESSAGE = 2
 
@@ -103,6 +106,7 @@ class Ingestor:
         )
         self._bound = ByteBound(settings.rejected_max_bytes)
         self._sink = Sink(settings.database_conninfo, timeout_seconds=settings.flush_timeout_seconds, bound=self._bound)
+        self._receipts = ReceiptSender(self.metrics)
         self._writer = Writer(
             backlog=self.backlog,
             sink=self._sink,
@@ -110,6 +114,7 @@ class Ingestor:
             clock_watch=self._clock_watch,
             decoder=decoder,
             metrics=self.metrics,
+            receipts=self._receipts,
             database_label=settings.database_label,
         )
         self._link_options = replace(
@@ -259,6 +264,7 @@ class Ingestor:
         """Let the flushes finish; past the deadline leave what is unacknowledged to the broker, and say so."""
         await asyncio.wait([writing], timeout=DRAIN_SECONDS_MAX)
         if writing.done():
+            await self._receipts.finish(RECEIPTS_SECONDS_MAX)
             return
         pending, inflight = self.backlog.pending(), self.backlog.inflight()
         at_most_once = sum(batch.messages for batch in self.backlog.batches) - inflight

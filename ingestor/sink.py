@@ -85,6 +85,8 @@ class Outcome:
     """Rows that are not stored yet, because somebody holds a lock that they need."""
     seconds: Counter[int] = field(default_factory=Counter)
     """Readings by the second (since 1970) of their timestamp."""
+    fates: dict[int, Refusal | None] = field(default_factory=dict)
+    """What became of the rows that were not stored now, for their receipts."""
 
     @property
     def readings(self) -> int:
@@ -101,6 +103,7 @@ class Outcome:
             self.later.setdefault(kind, []).extend(rows)
         self.kept.add(other.kept)
         self.seconds += other.seconds
+        self.fates |= other.fates
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,9 @@ class Sink:
                 await connection.execute(_HARDLY_WAIT)
             for kind, rows in fresh.items():
                 outcome.duplicate[kind] = len(batch.rows[kind]) - len(rows)
+                if outcome.duplicate[kind]:
+                    left = {id(row) for row in rows}
+                    outcome.fates |= {id(row): None for row in batch.rows[kind] if id(row) not in left}
                 if rows:
                     done = await store_rows(
                         connection, BY_NAME[kind], rows, batch=batch, unplaced=unplaced, progress=deadline.extend
@@ -202,6 +208,7 @@ class Sink:
                     outcome.committed[kind] = done.stored
                     outcome.duplicate[kind] += done.repeated
                     outcome.refused += done.refused
+                    outcome.fates |= done.fates
                     if done.later:
                         outcome.later[kind] = done.later
                         outcome.seconds -= Counter(row[1] // 1_000_000 for row in done.later)
@@ -231,7 +238,9 @@ class Sink:
                     raise
                 if piece.readings == 1:
                     kind, row = next((kind, rows[0]) for kind, rows in piece.rows.items() if rows)
-                    culprits.append(refusal(BY_NAME[kind], row, error, batch.received_at, again=batch.redelivered))
+                    culprit = refusal(BY_NAME[kind], row, error, batch.received_at, again=batch.redelivered)
+                    culprits.append(culprit)
+                    outcome.fates[id(row)] = culprit
                 else:
                     pieces += reversed(piece.halves())  # the last is next: the first received is stored first
         async with connection.transaction():

@@ -21,6 +21,7 @@ from ingestor.batch import VALID_CODES, Batch, Trigger
 from ingestor.clock_watch import ClockWatch
 from ingestor.decode import CLOCK_CODES, Decoder
 from ingestor.metrics import IngestMetrics
+from ingestor.receipts.sender import ReceiptSender
 from ingestor.rejected.spool import Spool
 from ingestor.sink import Outcome
 from postgres.failures import FailureKind, failure_kind
@@ -61,6 +62,7 @@ class Writer:
         clock_watch: ClockWatch,
         decoder: Decoder,
         metrics: IngestMetrics,
+        receipts: ReceiptSender,
         database_label: str,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -72,6 +74,7 @@ class Writer:
         self._clock_watch = clock_watch
         self._decoder = decoder
         self._metrics = metrics
+        self._receipts = receipts
         self._label = database_label
         self._monotonic = monotonic
         self._sleep = sleep
@@ -91,7 +94,9 @@ class Writer:
             )
 
     async def write(self, batch: Batch, trigger: Trigger) -> None:
-        """Try until the batch is committed; then make the entries in the books and acknowledge, in one go."""
+        """Try until the batch is committed; then make the entries in the books, acknowledge and send receipts, all at
+        once.
+        """
         since = self._writing_since = self._monotonic()
         outcome = await self._stored(batch)
         lost = outcome.kept.lost
@@ -110,7 +115,10 @@ class Writer:
         if later and (count := self._said.due("held", later)):
             logger.warning("%d readings wait for a lock of another session%s", count, self._blocker())
         self._tell_of_refusals(batch, outcome, spooled)
+        receipts = batch.complete_receipts(outcome.fates, outcome.later)
         self._backlog.settled(batch, outcome.later)
+        if receipts:
+            self._receipts.send(receipts)
 
     def problem(self) -> str | None:
         """What keeps the database from taking batches, for the log; None while it does."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -50,10 +51,23 @@ class Device:
         self._answers: dict[int, int] = {}
         client.on_publish = self._on_publish
 
-    def publish(self, topic: str, payload: Any, *, qos: int = 1, retain: bool = False, tag: Any = None) -> None:
+    def publish(  # noqa: PLR0913 - what a PUBLISH has
+        self,
+        topic: str,
+        payload: Any,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        tag: Any = None,
+        correlation: bytes | None = None,
+    ) -> None:
         """Publish an object as JSON, or bytes and text as they are. Without a connection QoS 1 waits, QoS 0 is lost."""
         content = payload if isinstance(payload, bytes | str) else json.dumps(payload)
-        info = self._client.publish(topic, content, qos=qos, retain=retain)
+        properties = None
+        if correlation is not None:
+            properties = Properties(PacketTypes.PUBLISH)
+            properties.CorrelationData = correlation
+        info = self._client.publish(topic, content, qos=qos, retain=retain, properties=properties)
         assert info.mid not in self._tags, "no message id is left"
         if qos or info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._tags[info.mid] = tag

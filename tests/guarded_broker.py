@@ -21,7 +21,7 @@ password_file passwords
 
 
 class GuardedBroker(MosquittoServer):
-    """The embedded broker with more lines in its configuration, and files beside it."""
+    """The embedded broker with more lines in its configuration, or others in the place of some, and files beside it."""
 
     def __init__(self, folder: Path, lines: str, files: dict[str, str]) -> None:
         super().__init__(folder)
@@ -32,4 +32,6 @@ class GuardedBroker(MosquittoServer):
     def _configuration(self) -> str:
         for name, text in self._files.items():
             write_for(account_for(self.data), self.data / name, text)
-        return super()._configuration().replace("allow_anonymous true\n", self._lines, 1)
+        ours = {line.split(" ")[0] for line in self._lines.splitlines() if line} - {"listener"}
+        others = [line for line in super()._configuration().splitlines() if line.split(" ")[0] not in ours]
+        return "\n".join([*others, self._lines])

@@ -66,6 +66,9 @@ class ScriptedChannel:
         self.is_open = False
         self.ended.append(why)
 
+    def outlet(self, *_: object) -> None:
+        """It only receives."""
+
 
 def make_backlog(clock: Clock, clocks: Clocks | None = None, window: int = WINDOW) -> Backlog:
     keep_limit = KeepLimit(1000, clock)
@@ -83,7 +86,7 @@ def make_backlog(clock: Clock, clocks: Clocks | None = None, window: int = WINDO
 _moments = itertools.count(1)
 
 
-def message(packet_id: int | None, readings: int = 1) -> mqtt5.PublishPacket:
+def message(packet_id: int | None, readings: int = 1, response_topic: str | None = None) -> mqtt5.PublishPacket:
     """An array of so many readings that nobody has sent before, with QoS 1 where it has a packet id."""
     payload = [
         {
@@ -95,7 +98,10 @@ def message(packet_id: int | None, readings: int = 1) -> mqtt5.PublishPacket:
         for _ in range(readings)
     ]
     qos = mqtt5.QoS.AT_MOST_ONCE if packet_id is None else mqtt5.QoS.AT_LEAST_ONCE
-    return mqtt5.PublishPacket("v1/telemetry/meter/M", json.dumps(payload).encode(), qos=qos, packet_id=packet_id)
+    content = json.dumps(payload).encode()
+    return mqtt5.PublishPacket(
+        "v1/telemetry/meter/M", content, qos=qos, packet_id=packet_id, response_topic=response_topic
+    )
 
 
 def test_a_batch_is_due_after_its_interval_and_acknowledged_once_it_is_settled() -> None:
@@ -362,3 +368,16 @@ class AnyOrder(RuleBasedStateMachine):
 
 AnyOrder.TestCase.settings = settings(max_examples=examples(100), stateful_step_count=40)
 TestAnyOrder = AnyOrder.TestCase
+
+
+def test_what_comes_when_nobody_writes_any_more_is_left_to_the_broker() -> None:
+    clock, channel = Clock(), ScriptedChannel()
+    backlog = make_backlog(clock)
+    backlog.receive(channel, [message(1)])
+    backlog.stop(channel)
+    due = backlog.due()
+    assert due is not None
+    backlog.settled(due[0], {})
+    assert asyncio.run(backlog.next()) is None
+    backlog.receive(channel, [message(2)])
+    assert (backlog.pending(), backlog.inflight(), channel.acknowledged) == (0, 0, [1])

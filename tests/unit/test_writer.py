@@ -17,6 +17,7 @@ from ingestor.clock_watch import ClockWatch
 from ingestor.clocks import Clocks
 from ingestor.decode import Decoder
 from ingestor.metrics import IngestMetrics
+from ingestor.receipts.sender import ReceiptSender
 from ingestor.rejected.limit import KeepLimit
 from ingestor.rejected.spool import Spool
 from ingestor.rejected.store import Kept
@@ -32,6 +33,7 @@ from ingestor.writer import (
 from postgres.failures import FailureKind
 from telemetry.rules import Rules
 from tests.unit.test_backlog import NOW, ROWS_MAX, Clock, ScriptedChannel, make_backlog, message
+from tests.unit.test_receipt_sender import Line
 
 FAILURES: dict[FailureKind, Exception] = {
     "transient": psycopg.errors.DeadlockDetected("deadlock detected"),
@@ -81,6 +83,7 @@ class Laboratory:
             clock_watch=ClockWatch("", clocks, on_look=lambda: None),
             decoder=Decoder(Rules(), keep_limit=KeepLimit(1000)),
             metrics=self.metrics,
+            receipts=ReceiptSender(self.metrics),
             database_label="db",
             monotonic=self.clock,
             sleep=self._sleep,
@@ -226,3 +229,24 @@ def test_a_valid_reading_that_nothing_takes_is_on_the_disk_before_it_is_acknowle
     assert laboratory.count("wattline_rejected_spooled_total") == 1
     assert laboratory.count("wattline_rejected_not_kept_total") == 0
     assert laboratory.channel.acknowledged == [1]
+
+
+def test_a_receipt_is_sent_after_its_commit_and_in_its_turn(tmp_path: Path) -> None:
+    line = Line()
+
+    def not_yet(batch: Batch) -> Outcome:
+        assert (line.sent, line.acknowledged) == ([], [])
+        raise FAILURES["transient"]
+
+    laboratory = Laboratory(tmp_path, not_yet, lambda batch: not_yet(batch) if line.sent else everything(batch))
+    laboratory.backlog.receive(line, [message(1, ROWS_MAX, "v1/receipts/M/r"), message(2)])
+    laboratory.write()
+    assert line.acknowledged == [1, 2]
+    assert [receipt.payload for receipt in line.sent] == [b'{"stored":8,"repeated":0,"conflict":0,"refused":[]}']
+
+
+def test_a_batch_whose_books_do_not_add_up_tells_nobody(tmp_path: Path) -> None:
+    line, laboratory = Line(), Laboratory(tmp_path, lambda _: Outcome())
+    laboratory.backlog.receive(line, [message(1, ROWS_MAX, "v1/receipts/M/r")])
+    laboratory.write()
+    assert (line.sent, len(line.ended)) == ([], 1)

@@ -1,0 +1,1 @@
+"""What devices are told of their readings, after COMMIT."""
