@@ -49,12 +49,9 @@ async def patiently(session: Session, work: Callable[[], Awaitable[T]], *, dry_r
             await asyncio.sleep(PAUSE_SECONDS)
 
 
-def add_who(parser: argparse.ArgumentParser) -> None:
-    """`--by`, by default who runs the command."""
+def add_options_of_changes(parser: argparse.ArgumentParser) -> None:
+    """`--by`, by default who runs the command, and `--dry-run`."""
     parser.add_argument("--by", type=text, default=_user(), metavar="NAME", help="who does it (default %(default)s)")
-
-
-def add_dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what it would change")
 
 

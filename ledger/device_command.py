@@ -7,7 +7,7 @@ from functools import partial
 
 from config.errors import FAILED, OK, UsageError
 from config.output import counted, first_few, say
-from ledger.commands import add_dry_run, add_who, device_id, patiently, run_with_session
+from ledger.commands import add_options_of_changes, device_id, patiently, run_with_session
 from ledger.forget import forget
 from postgres.connecting import Session
 from telemetry.kinds import BY_NAME, KINDS
@@ -24,8 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     forgetting.add_argument("--kind", required=True, choices=[kind.name for kind in KINDS])
     forgetting.add_argument("devices", nargs="*", type=device_id, metavar="DEVICE")
     forgetting.add_argument("--prefix", type=device_id, metavar="TEXT", help="all whose ids begin with it")
-    add_who(forgetting)
-    add_dry_run(forgetting)
+    add_options_of_changes(forgetting)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from config.arguments import add_limit, row_id
 from config.errors import FAILED, OK, UsageError
 from config.output import counted, say
 from ledger.annul import annul, kind_of
-from ledger.commands import add_dry_run, add_who, device_id, patiently, run_with_session, text
+from ledger.commands import add_options_of_changes, device_id, patiently, run_with_session, text
 from ledger.listing import Annulment, annulments
 from ledger.restore import restore
 from ledger.stretch import Change, Stretch
@@ -44,8 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--id", required=True, type=row_id, metavar="N", help="the annulment, as annul and list say it"
     )
     for each in (annulling, restoring):
-        add_who(each)
-        add_dry_run(each)
+        add_options_of_changes(each)
     listing = actions.add_parser("list", help="show the newest annulments", description="Show the newest annulments.")
     listing.add_argument("--device", type=device_id, metavar="ID", help="only those of this device")
     _add_kind(listing, "only those of this kind")

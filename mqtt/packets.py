@@ -25,13 +25,10 @@ PUBACK_HEADER = 0x4002
 PUBREC_HEADER = 0x5002
 
 
-def pubacks(packet_ids: Sequence[int]) -> bytes:
-    """PUBACKs with success, one after another. 0.02 µs each, where the codec takes 0.18 for an object and its bytes."""
-    return acknowledgements(packet_ids, frozenset())
-
-
 def acknowledgements(packet_ids: Sequence[int], exactly_once: AbstractSet[int]) -> bytes:
-    """As `pubacks`, but a PUBREC for each id that is in `exactly_once`: its message came with QoS 2."""
+    """PUBACKs with success, one after another; a PUBREC for each id that is in `exactly_once`: its message came with
+    QoS 2. 0.02 µs each, where the codec takes 0.18 for an object and its bytes.
+    """
     words = array("H", [PUBACK_HEADER]) * (2 * len(packet_ids))
     words[1::2] = array("H", packet_ids)
     if exactly_once:

@@ -27,10 +27,9 @@ from analytics_api.http.errors import (
     ConflictError,
     InvalidBodyError,
     InvalidParameterError,
+    NotFoundError,
     Problem,
     UnavailableError,
-    UnknownDeviceError,
-    UnknownLinkError,
 )
 from analytics_api.http.parameters import device_id, moment
 from telemetry.readings import DeviceId, instant
@@ -161,7 +160,7 @@ async def links(database: Database, convention: MeterConvention | None, request:
     vehicle_id = device_id(request, "vehicleId")
     rows = await database.rows(LINKS, {"vehicle_id": vehicle_id})
     if not rows:
-        raise UnknownDeviceError(f"Vehicle {vehicle_id} has neither a link nor a status; check the id.")
+        raise NotFoundError(f"Vehicle {vehicle_id} has neither a link nor a status; check the id.")
     found = await _told(database, convention, [MeterLink(vehicle_id, *row) for row in rows if row[0] is not None])
     return json_response(200, {"success": True, "data": found, "nextCursor": None})
 
@@ -190,7 +189,7 @@ async def delete_link(database: Database, convention: MeterConvention | None, re
     async def delete(connection: AsyncConnection[TupleRow]) -> tuple[MeterLink, bool]:
         row = await (await connection.execute(DELETE, values)).fetchone()
         if row is None:
-            raise UnknownLinkError(
+            raise NotFoundError(
                 f"No link of vehicle {vehicle_id} begins at {timestamp(valid_from)}; "
                 f"/v1/vehicles/{vehicle_id}/meters lists those that there are."
             )

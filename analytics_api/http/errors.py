@@ -65,14 +65,8 @@ class UnknownParametersError(ApiError):
         )
 
 
-class UnknownDeviceError(ApiError):
-    """A well-formed id that nothing of what is asked for is known of."""
-
-    status = HTTPStatus.NOT_FOUND
-
-
-class UnknownLinkError(ApiError):
-    """A well-formed link that is not there."""
+class NotFoundError(ApiError):
+    """A well-formed id, or link, of which nothing is known."""
 
     status = HTTPStatus.NOT_FOUND
 

@@ -30,8 +30,8 @@ from analytics_api.http.errors import (
     ForbiddenError,
     InvalidBodyError,
     InvalidParameterError,
+    NotFoundError,
     Problem,
-    UnknownDeviceError,
 )
 from ledger.annul import Annulled, annul, kind_of
 from ledger.listing import ANNULMENTS, Annulment
@@ -138,7 +138,7 @@ async def _changed(
                 await connection.execute(_OWN_RIGHTS)
                 return await work(connection)
         except NothingThereError as error:
-            raise UnknownDeviceError(_sentence(error)) from error
+            raise NotFoundError(_sentence(error)) from error
         except LedgerError as error:
             raise ConflictError(_sentence(error)) from error
         except psycopg.errors.InsufficientPrivilege as error:

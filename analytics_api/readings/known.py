@@ -4,7 +4,7 @@ their readings. What is stored of them is still answered.
 
 from __future__ import annotations
 
-from analytics_api.http.errors import UnknownDeviceError
+from analytics_api.http.errors import NotFoundError
 from telemetry.kinds import Kind, SqlByKind
 
 # A row for a device that is known.
@@ -17,6 +17,6 @@ KNOWN = SqlByKind("""
     LIMIT 1""")
 
 
-def unknown(kind: Kind, device_id: str) -> UnknownDeviceError:
+def unknown(kind: Kind, device_id: str) -> NotFoundError:
     """To be raised where no row says that it is known."""
-    return UnknownDeviceError(f"No reading of {kind.name} {device_id} was ever stored; check the id.")
+    return NotFoundError(f"No reading of {kind.name} {device_id} was ever stored; check the id.")

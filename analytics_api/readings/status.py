@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 
 from analytics_api.database.questions import Database
 from analytics_api.http.answers import answer
-from analytics_api.http.errors import UnknownDeviceError
+from analytics_api.http.errors import NotFoundError
 from analytics_api.http.parameters import device_id
 from analytics_api.readings.known import KNOWN, unknown
 from analytics_api.readings.layouts import STATUS
@@ -36,10 +36,10 @@ async def status(database: Database, kind: Kind, request: Request) -> Response:
     return answer(STATUS[kind.name].json(row))
 
 
-async def _no_status(database: Database, kind: Kind, device: str) -> UnknownDeviceError:
+async def _no_status(database: Database, kind: Kind, device: str) -> NotFoundError:
     """Why there is none."""
     if await database.row(KNOWN[kind.name], {"device_id": device}) is None:
         return unknown(kind, device)
-    return UnknownDeviceError(
+    return NotFoundError(
         f"{kind.name.capitalize()} {device} has no status: it was forgotten, or all of its readings were annulled."
     )

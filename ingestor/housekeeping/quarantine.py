@@ -40,18 +40,19 @@ _DELETE = """
 
 def chore(retention_days: int, clocks: Clocks, bound: ByteBound) -> Chore:
     """Refused messages are kept for `retention_days`, and within `bound`."""
-    due = _Due()
+    measured = deleted_from = -math.inf
 
     async def round_(session: Session) -> bool:
-        more = False
-        if due.measure() or bound.wants_vacuum:
+        nonlocal measured, deleted_from
+        now, more = time.monotonic(), False
+        if now - measured >= MEASURE_SECONDS or bound.wants_vacuum:
             await _keep_within(session, bound)
-            due.measured()
-        if due.retention():
+            measured = now
+        if now - deleted_from >= RETENTION_SECONDS:
             deleted, more = await delete_rejected(session, await _oldest_kept(session, retention_days, clocks))
             if deleted:
                 logger.info("deleted %d refused messages after %d days", deleted, retention_days)
-            due.done(more=more)
+            deleted_from = deleted_from if more else now
         return more
 
     return Chore(
@@ -61,26 +62,6 @@ def chore(retention_days: int, clocks: Clocks, bound: ByteBound) -> Chore:
         deadline_seconds=300.0,
         limits=Limits(statement_ms=60_000, lock_ms=10_000),
     )
-
-
-class _Due:
-    """What is due when."""
-
-    def __init__(self) -> None:
-        self._retention = self._measure = -math.inf
-
-    def retention(self) -> bool:
-        return time.monotonic() - self._retention >= RETENTION_SECONDS
-
-    def done(self, *, more: bool) -> None:
-        if not more:
-            self._retention = time.monotonic()
-
-    def measure(self) -> bool:
-        return time.monotonic() - self._measure >= MEASURE_SECONDS
-
-    def measured(self) -> None:
-        self._measure = time.monotonic()
 
 
 async def _keep_within(session: Session, bound: ByteBound) -> None:

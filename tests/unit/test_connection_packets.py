@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies._internal.core import DataObject
 from mqtt5 import PubAckPacket, PublishPacket, QoS
 
-from mqtt.packets import PacketReader, pubacks
+from mqtt.packets import PacketReader, acknowledgements
 from tests.examples import examples
 
 PACKET_BYTES_MAX = 2_000_000
@@ -52,5 +52,5 @@ def test_a_whole_packet_is_never_waited_for(first: int, body: bytes) -> None:
 
 def test_acknowledgements_are_the_codec_s_own_bytes() -> None:
     ids = [1, 65535, 256, 255, 4]
-    assert pubacks(ids) == b"".join(PubAckPacket(packet_id).write() for packet_id in ids)
-    assert pubacks([]) == b""
+    assert acknowledgements(ids, frozenset()) == b"".join(PubAckPacket(packet_id).write() for packet_id in ids)
+    assert acknowledgements([], frozenset()) == b""
