@@ -17,6 +17,7 @@ from operator import attrgetter
 
 import mqtt5
 
+from ingestor.acknowledgements import Acknowledgements
 from ingestor.batch import Batch, FlushPolicy, Row, Trigger
 from ingestor.clocks import Clocks
 from ingestor.decode import Decoder
@@ -40,28 +41,19 @@ class PendingLimits:
     payload_bytes: int
 
 
+@dataclass(eq=False, kw_only=True)
 class Backlog:
     """Filled by the source, emptied by one writer. All methods belong to one event loop."""
 
-    def __init__(  # noqa: PLR0913 - the rules that it brings together
-        self,
-        *,
-        decoder: Decoder,
-        clocks: Clocks,
-        policy: FlushPolicy,
-        limits: PendingLimits,
-        window: BrokerWindow,
-        metrics: IngestMetrics,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._decoder = decoder
-        self._clocks = clocks
-        self._policy = policy
-        self._limits = limits
-        self._window = window
-        self._window_said: int | None = None
-        self._metrics = metrics
-        self._monotonic = monotonic
+    decoder: Decoder
+    clocks: Clocks
+    policy: FlushPolicy
+    limits: PendingLimits
+    window: BrokerWindow
+    metrics: IngestMetrics
+    monotonic: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         self._channel: Channel | None = None
         self._paused: Channel | None = None
         self._open = Batch()
@@ -69,7 +61,7 @@ class Backlog:
         self._writing: Batch | None = None
         self._held: deque[Batch] = deque()
         self._held_until = 0.0
-        self._owed: deque[Batch] = deque()
+        self._acknowledgements = Acknowledgements(self.window, self.monotonic)
         self._stopping = self._is_over = False
         self._wake = asyncio.Event()
 
@@ -85,7 +77,7 @@ class Backlog:
 
     def inflight(self) -> int:
         """Messages with QoS 1 or 2 received and not acknowledged."""
-        return sum(batch.unacknowledged for batch in (*self.batches, *self._owed))
+        return sum(batch.unacknowledged for batch in (*self.batches, *self._acknowledgements.owed))
 
     def held(self) -> int:
         """Readings that wait for a lock of another session."""
@@ -97,24 +89,24 @@ class Backlog:
         """Take a portion of messages as they arrive."""
         if self._is_over:
             return  # nobody writes any more: the broker delivers these again
-        batch, window = self._open, self._window
+        batch, window = self._open, self.window
         if channel is not self._channel:
             self._channel = channel
             window.connected()
         was_empty, before, asked = batch.messages == 0, batch.readings, len(batch.receipts)
-        received = self._decoder.decode(packets, batch, self._clocks.now())
+        received = self.decoder.decode(packets, batch, self.clocks.now())
         packet_ids = [packet_id for packet in packets if (packet_id := packet.packet_id) is not None]
         batch.owe(channel.acknowledge, packet_ids)
         for receipt in batch.receipts[asked:]:
             receipt.channel = channel
-        now = self._monotonic()
+        now = self.monotonic()
         window.received(len(packet_ids), now)
         if not batch.redelivered:
             batch.redelivered = any(map(_is_duplicate, packets))
             batch.may_be_stored = batch.may_be_stored or batch.redelivered
         batch.arrivals.append((now, batch.readings - before))
-        self._metrics.received(received)
-        trigger = self._policy.full(batch)
+        self.metrics.received(received)
+        trigger = self.policy.full(batch)
         if trigger is not None:
             self._close(trigger)
         if was_empty or trigger is not None or window.is_full:
@@ -122,7 +114,7 @@ class Backlog:
         if self._is_over_limits() or self._stopping:
             channel.pause_reading()
             self._paused = channel
-            if (seconds := self._decoder.pause_seconds()) > 0:
+            if (seconds := self.decoder.pause_seconds()) > 0:
                 asyncio.get_running_loop().call_later(seconds, self.read_on)
 
     def read_on(self) -> None:
@@ -156,7 +148,7 @@ class Backlog:
 
     def due(self) -> tuple[Batch, Trigger] | None:
         """The batch that is to be written now, if there is one. It stays in the books until it is settled."""
-        now = self._monotonic()
+        now = self.monotonic()
         if not self._closed and (trigger := self._due_by(now)) is not None:
             self._close(trigger)
         if self._closed:
@@ -182,7 +174,7 @@ class Backlog:
         """The batch that was out is stored, except for the rows in `later`, which are held until a lock is free."""
         self._writing = None
         if batch.waits_its_turn:
-            self._owed.append(batch)
+            self._acknowledgements.owed.append(batch)
         if later:
             self._held.append(batch.rest(later))
         else:
@@ -192,7 +184,7 @@ class Backlog:
                 self._held_until = 0.0
                 if not self._held:
                     logger.info("the readings that waited for a lock are stored")
-        self._acknowledge()
+        self._acknowledgements.send()
         batch.forget()
         self.read_on()
 
@@ -200,10 +192,10 @@ class Backlog:
         """Nothing of the batch that was out is acknowledged: the broker delivers its messages once more."""
         self._writing = None
         for waiting in batch.rest_of:
-            self._owed.remove(waiting)
+            self._acknowledgements.owed.remove(waiting)
         if self._channel is not None:
             self._channel.deliver_again(why)
-        self._acknowledge()
+        self._acknowledgements.send()
         self.read_on()
 
     # How it works
@@ -214,22 +206,22 @@ class Backlog:
 
     def _due_by(self, now: float) -> Trigger | None:
         """Why the open batch, which is not full, is still to be written now."""
-        seconds = self._policy.seconds_until_due(self._open, now)
+        seconds = self.policy.seconds_until_due(self._open, now)
         if seconds is None:
             return None
         if self._stopping:
             return "shutdown"
-        if self._window.is_full:
+        if self.window.is_full:
             return "rows"  # nothing more can come before these are acknowledged
         if seconds > 0:
             return None
-        self._window.waited(self._policy.interval_seconds, now)
+        self.window.waited(self.policy.interval_seconds, now)
         return "interval"
 
     def _seconds_until_due(self) -> float | None:
         """None: nothing is due until something comes."""
-        now = self._monotonic()
-        seconds = self._policy.seconds_until_due(self._open, now)
+        now = self.monotonic()
+        seconds = self.policy.seconds_until_due(self._open, now)
         if not self._held:
             return seconds
         left = self._held_until - now
@@ -238,35 +230,9 @@ class Backlog:
     def _is_over_limits(self) -> bool:
         batches = self.batches
         return (
-            self._clocks.problem() is not None
-            or self._window.is_exceeded
-            or sum(batch.readings for batch in batches) > self._limits.rows
-            or sum(batch.payload_bytes for batch in batches) > self._limits.payload_bytes
-            or self._decoder.pause_seconds() > 0
-        )
-
-    def _acknowledge(self) -> None:
-        """What is settled, in the order of receiving."""
-        left, now = 0, self._monotonic()
-        while self._owed and self._owed[0].settled:
-            batch = self._owed.popleft()
-            ended = batch.acknowledge()
-            self._window.acknowledged(batch.unacknowledged - ended, now)
-            left += ended
-        if self._window.is_sure and self._window.learned != self._window_said:
-            self._say_window()
-        if left:
-            logger.info(
-                "%d committed messages came over a connection that has ended; the broker sends them again", left
-            )
-
-    def _say_window(self) -> None:
-        """Once for each window that was found out: a person may want a larger one."""
-        self._window_said = self._window.learned
-        logger.info(
-            "the broker sends %d messages ahead of our acknowledgement, MAX_INFLIGHT would allow %d: each such lot "
-            "is written at once. For larger batches raise its own limit (Mosquitto: max_inflight_messages, EMQX: "
-            "mqtt.max_inflight, RabbitMQ: mqtt.prefetch, VerneMQ: max_inflight_messages; HiveMQ CE: 50 by design)",
-            self._window.messages,
-            self._window.asked,
+            self.clocks.problem() is not None
+            or self.window.is_exceeded
+            or sum(batch.readings for batch in batches) > self.limits.rows
+            or sum(batch.payload_bytes for batch in batches) > self.limits.payload_bytes
+            or self.decoder.pause_seconds() > 0
         )

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import psycopg
@@ -50,44 +51,33 @@ class Storing(Protocol):
         """One attempt. Raises what went wrong."""
 
 
+@dataclass(eq=False, kw_only=True)
 class Writer:
     """The one task that writes. All methods belong to one event loop."""
 
-    def __init__(  # noqa: PLR0913 - the parts it works with
-        self,
-        *,
-        backlog: Backlog,
-        sink: Storing,
-        spool: Spool,
-        clock_watch: ClockWatch,
-        decoder: Decoder,
-        metrics: IngestMetrics,
-        receipts: ReceiptSender,
-        database_label: str,
-        monotonic: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        """`database_label` names the database in the log."""
-        self._backlog = backlog
-        self._sink = sink
-        self._spool = spool
-        self._clock_watch = clock_watch
-        self._decoder = decoder
-        self._metrics = metrics
-        self._receipts = receipts
-        self._label = database_label
-        self._monotonic = monotonic
-        self._sleep = sleep
+    backlog: Backlog
+    sink: Storing
+    spool: Spool
+    clock_watch: ClockWatch
+    decoder: Decoder
+    metrics: IngestMetrics
+    receipts: ReceiptSender
+    database_label: str
+    """Its name in the log."""
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    def __post_init__(self) -> None:
         self._writing_since: float | None = None
         self._problem: str | None = None
         self._trouble = ""
-        self._said = Seldom(clock=monotonic)
+        self._said = Seldom(clock=self.monotonic)
 
     async def run(self) -> None:
         """Write until the backlog was stopped and everything is written."""
-        while (due := await self._backlog.next()) is not None:
+        while (due := await self.backlog.next()) is not None:
             await self.write(*due)
-        if held := self._backlog.held():
+        if held := self.backlog.held():
             logger.warning(
                 "stopping while %d readings wait for a lock: they stay unacknowledged, the broker delivers them again",
                 held,
@@ -97,38 +87,38 @@ class Writer:
         """Try until the batch is committed; then make the entries in the books, acknowledge and send receipts, all at
         once.
         """
-        since = self._writing_since = self._monotonic()
+        since = self._writing_since = self.monotonic()
         outcome = await self._stored(batch)
         lost = outcome.kept.lost
-        spooled = await self._spool.keep([refusal for refusal in lost if refusal.code in VALID_CODES])
-        now = self._monotonic()
+        spooled = await self.spool.keep([refusal for refusal in lost if refusal.code in VALID_CODES])
+        now = self.monotonic()
         since, self._writing_since = self._writing_since, None
-        self._metrics.committed(batch, outcome, trigger, spooled, now=time.time(), monotonic=now)
-        self._metrics.flushed(now - since)
+        self.metrics.committed(batch, outcome, trigger, spooled, now=time.time(), monotonic=now)
+        self.metrics.flushed(now - since)
         later = sum(len(rows) for rows in outcome.later.values())
         settled = outcome.readings + batch.refusals.total() + later
         if settled != batch.received:
             logger.error("of a batch %d readings were received and %d accounted for", batch.received, settled)
             why = "the books of a batch do not add up; its messages are delivered again"
-            self._backlog.deliver_again(batch, why)
+            self.backlog.deliver_again(batch, why)
             return
         if later and (count := self._said.due("held", later)):
             logger.warning("%d readings wait for a lock of another session%s", count, self._blocker())
         self._tell_of_refusals(batch, outcome, spooled)
         receipts = batch.complete_receipts(outcome.fates, outcome.later)
-        self._backlog.settled(batch, outcome.later)
+        self.backlog.settled(batch, outcome.later)
         if receipts:
-            self._receipts.send(receipts)
+            self.receipts.send(receipts)
 
     def problem(self) -> str | None:
         """What keeps the database from taking batches, for the log; None while it does."""
         if self._problem is not None:
             return self._problem
-        silence = 0.0 if self._writing_since is None else self._monotonic() - self._writing_since
+        silence = 0.0 if self._writing_since is None else self.monotonic() - self._writing_since
         if silence > SILENCE_SECONDS_MAX:
-            return f"PostgreSQL at {self._label}: no answer to a batch for {silence:.0f} s"
-        if self._backlog.held():
-            return f"PostgreSQL at {self._label}: some readings wait for a lock of another session"
+            return f"PostgreSQL at {self.database_label}: no answer to a batch for {silence:.0f} s"
+        if self.backlog.held():
+            return f"PostgreSQL at {self.database_label}: some readings wait for a lock of another session"
         return None
 
     def trouble(self) -> str | None:
@@ -137,25 +127,25 @@ class Writer:
             return self._trouble
         if self.problem() is None:
             return None
-        return trouble_with(psycopg.errors.LockNotAvailable()) if self._backlog.held() else NO_ANSWER
+        return trouble_with(psycopg.errors.LockNotAvailable()) if self.backlog.held() else NO_ANSWER
 
     async def _stored(self, batch: Batch) -> Outcome:
         attempts = 0
         while True:
             try:
                 await self._judge_by_agreed_clocks(batch)
-                outcome = await self._sink.store(batch)
+                outcome = await self.sink.store(batch)
             except Exception as error:  # noqa: BLE001 - every failure has a kind, and none may drop the batch
                 kind = failure_kind(error)
                 attempts += 1
-                self._metrics.failed(kind)
+                self.metrics.failed(kind)
                 self._report(error, kind)
                 if kind == "fault":
-                    self._backlog.join_waiting(batch)
-                await self._sleep(retry_seconds(kind, attempts))
+                    self.backlog.join_waiting(batch)
+                await self.sleep(retry_seconds(kind, attempts))
             else:
                 if self._problem is not None:
-                    away = self._monotonic() - (self._writing_since or 0.0)
+                    away = self.monotonic() - (self._writing_since or 0.0)
                     logger.info("the database takes batches again, after %.1f s", away)
                     self._problem = None
                 return outcome
@@ -163,22 +153,22 @@ class Writer:
     async def _judge_by_agreed_clocks(self, batch: Batch) -> None:
         """Hold the batch while the clocks disagree; then judge once more what a clock refused."""
         judged_by_clock = any(batch.refusals[code] for code in CLOCK_CODES)
-        since = self._monotonic()
-        await self._clock_watch.agreed(judged_by_clock=judged_by_clock)
+        since = self.monotonic()
+        await self.clock_watch.agreed(judged_by_clock=judged_by_clock)
         if self._writing_since is not None:
-            self._writing_since += self._monotonic() - since  # the database has not been asked yet
+            self._writing_since += self.monotonic() - since  # the database has not been asked yet
         if judged_by_clock:
-            self._decoder.judge_again(batch, self._clock_watch.clocks.now())
+            self.decoder.judge_again(batch, self.clock_watch.clocks.now())
 
     def _blocker(self) -> str:
-        return "" if self._sink.blocker is None else f"; perhaps {self._sink.blocker}"
+        return "" if self.sink.blocker is None else f"; perhaps {self.sink.blocker}"
 
     def _report(self, error: Exception, kind: FailureKind) -> None:
         """Once for each problem, not once for each attempt."""
         if isinstance(error, psycopg.Error):
-            problem = explain(error, self._label)
+            problem = explain(error, self.database_label)
         elif isinstance(error, OSError):
-            problem = f"PostgreSQL at {self._label}: {error}"
+            problem = f"PostgreSQL at {self.database_label}: {error}"
         else:
             problem = f"{type(error).__name__}: {error}"
         problem += self._blocker()
@@ -194,7 +184,7 @@ class Writer:
         elif kind == "partition":
             logger.info("%s; creating it", problem)
         else:
-            logger.warning("%s; keeping %d readings and trying again", problem, self._backlog.pending())
+            logger.warning("%s; keeping %d readings and trying again", problem, self.backlog.pending())
 
     def _tell_of_refusals(self, batch: Batch, outcome: Outcome, spooled: int) -> None:
         """A line a minute for whatever is refused by the database, or not where it should be."""
@@ -212,7 +202,7 @@ class Writer:
                 "the quarantine refused %d valid readings (%s); they are in %s, for wattline rejected replay --file",
                 count,
                 kept.why,
-                self._spool.folder,
+                self.spool.folder,
             )
         lost = len(kept.lost) - spooled
         if lost and (count := self._said.due("lost", lost)):

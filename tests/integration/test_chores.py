@@ -150,7 +150,7 @@ def test_an_exception_in_the_last_flush_is_seen(
     migrated_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fails_at_the_end(self: Writer) -> None:
-        while await self._backlog.next() is not None:
+        while await self.backlog.next() is not None:
             pass
         raise ZeroDivisionError("in the last flush")
 
