@@ -18,7 +18,7 @@ from postgres.connecting import connect_blocking
 from telemetry.kinds import BY_NAME, KINDS, SqlByKind
 from telemetry.readings import EPOCH
 
-Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+Reader: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 
 # Timestamps come as microseconds: cheaper to read than datetimes, and exact, since extract gives a numeric.
@@ -78,7 +78,7 @@ class Scope:
         }
 
 
-def connect(conninfo: str) -> Connection:
+def connect(conninfo: str) -> Reader:
     """A connection whose transactions each see one snapshot. Raises psycopg.OperationalError."""
     connection = connect_blocking(conninfo, application_name="wattline-loadgen")
     connection.isolation_level = IsolationLevel.REPEATABLE_READ
@@ -86,24 +86,24 @@ def connect(conninfo: str) -> Connection:
     return connection
 
 
-def missing_tables(connection: Connection) -> str | None:
+def missing_tables(connection: Reader) -> str | None:
     """The names of the tables that should be there and are not."""
     row = connection.execute(MISSING_TABLES, [TABLES]).fetchone()
     return None if row is None else row[0]
 
 
-def count_history(connection: Connection, kind: str, scope: Scope) -> int:
+def count_history(connection: Reader, kind: str, scope: Scope) -> int:
     """How many rows the history holds."""
     row = connection.execute(COUNT[kind], scope.parameters(kind)).fetchone()
     return 0 if row is None else int(row[0])
 
 
-def history(connection: Connection, kind: str, scope: Scope) -> Iterator[StoredReading]:
+def history(connection: Reader, kind: str, scope: Scope) -> Iterator[StoredReading]:
     """The rows of the history, in no order. About 3 µs a row."""
     return _rows(connection, HISTORY[kind], kind, scope)
 
 
-def status(connection: Connection, kind: str, scope: Scope) -> Iterator[StoredReading]:
+def status(connection: Reader, kind: str, scope: Scope) -> Iterator[StoredReading]:
     """The rows of the status table, whatever their timestamps."""
     return _rows(connection, STATUS[kind], kind, scope)
 
@@ -114,7 +114,7 @@ def why_unreadable(tables: Tables, error: psycopg.Error) -> str:
     return f"cannot read the database at {tables.label} ({why}); is it running? Check DATABASE_URL and DATABASE_..."
 
 
-def _rows(connection: Connection, query: bytes, kind: str, scope: Scope) -> Iterator[StoredReading]:
+def _rows(connection: Reader, query: bytes, kind: str, scope: Scope) -> Iterator[StoredReading]:
     with connection.cursor() as cursor, cursor.copy(query, scope.parameters(kind)) as copy:
         copy.set_types(("text", "int8", *("float8" for _ in BY_NAME[kind].measures)))
         for device_id, ts_us, *values in copy.rows():

@@ -18,7 +18,7 @@ from config.errors import WattlineError
 from loadgen.evidence import ACKNOWLEDGED, MALFORMED, DeviceEvidence, Evidence
 from loadgen.fleet import timestamp_text
 from loadgen.stored import (
-    Connection,
+    Reader,
     Scope,
     StoredReading,
     Tables,
@@ -141,7 +141,7 @@ def scope_of(evidence: Evidence, prefix: str) -> Scope | None:
     return None if window is None else Scope(prefix, *window)
 
 
-def compare(connection: Connection, evidence: Evidence, scope: Scope) -> Findings:
+def compare(connection: Reader, evidence: Evidence, scope: Scope) -> Findings:
     """Hold the evidence against history and status, as one snapshot shows them."""
     findings = Findings(_acknowledged(evidence))
     with connection.transaction():

@@ -10,8 +10,8 @@ from typing import LiteralString
 import psycopg
 from psycopg.rows import TupleRow
 
-from analytics_api.database.connection import Connection
 from analytics_api.database.pool import ANSWER_SECONDS_MAX, CONNECTIONS_MAX, Pool
+from analytics_api.database.session import ApiSession
 from analytics_api.http.errors import UnavailableError
 
 # Each keeps a connection for as long as its reader takes; the other half is for those who ask and go.
@@ -40,7 +40,7 @@ class LongAnswers:
         taken until the end of the `with`. Raises UnavailableError, also where LONG_ANSWERS_MAX are on already.
         """
 
-        async def declare(connection: Connection) -> None:
+        async def declare(connection: ApiSession) -> None:
             await connection.execute("BEGIN READ ONLY")
             await connection.execute(_DECLARE + query, parameters, prepare=False)
 
@@ -56,7 +56,7 @@ class LongAnswers:
         finally:
             self._count -= 1
 
-    async def _fetched(self, connection: Connection) -> AsyncIterator[list[TupleRow]]:
+    async def _fetched(self, connection: ApiSession) -> AsyncIterator[list[TupleRow]]:
         cursor = connection.cursor(binary=True)
         while True:
             try:

@@ -16,9 +16,9 @@ from typing import Self, TypeVar
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from analytics_api.database.connection import DEFAULTS, Connection
 from analytics_api.database.failures import AWAY, BUSY, Complaints, has_ended
 from analytics_api.database.outage import Outage
+from analytics_api.database.session import DEFAULTS, ApiSession
 from analytics_api.http.errors import UnavailableError
 from postgres.connecting import with_defaults
 from postgres.deadline import Deadline
@@ -53,7 +53,7 @@ class Pool:
         self._limited: bool | None = None
         self._pool = AsyncConnectionPool(
             with_defaults(conninfo, **DEFAULTS),
-            connection_class=Connection,
+            connection_class=ApiSession,
             kwargs={"outage": self._outage},
             min_size=CONNECTIONS_MIN,
             max_size=CONNECTIONS_MAX,
@@ -70,7 +70,7 @@ class Pool:
     async def __aexit__(self, *_: object) -> None:
         await self._pool.close(CLOSE_SECONDS_MAX)
 
-    async def used(self, work: Callable[[Connection], Awaitable[T]], seconds_max: float = ANSWER_SECONDS_MAX) -> T:
+    async def used(self, work: Callable[[ApiSession], Awaitable[T]], seconds_max: float = ANSWER_SECONDS_MAX) -> T:
         """What `work` finds out on a connection that lives. Raises UnavailableError, within `seconds_max`."""
 
         async def attempt(deadline: float) -> T:
@@ -84,10 +84,10 @@ class Pool:
 
         return await self._retried(attempt, seconds_max)
 
-    async def kept(self, work: Callable[[Connection], Awaitable[object]]) -> Connection:
+    async def kept(self, work: Callable[[ApiSession], Awaitable[object]]) -> ApiSession:
         """A connection on which `work` has begun a transaction; `released` takes it back. Raises as `used` does."""
 
-        async def attempt(deadline: float) -> Connection:
+        async def attempt(deadline: float) -> ApiSession:
             connection = await self._taken(deadline)
             try:
                 with self.alarm(connection, deadline):
@@ -100,7 +100,7 @@ class Pool:
 
         return await self._retried(attempt, ANSWER_SECONDS_MAX)
 
-    async def released(self, connection: Connection) -> None:
+    async def released(self, connection: ApiSession) -> None:
         """Take back a connection that was kept, whatever its transaction has come to."""
         try:
             with (
@@ -111,7 +111,7 @@ class Pool:
         finally:
             await self._pool.putconn(connection)
 
-    def alarm(self, connection: Connection, deadline: float) -> Deadline:
+    def alarm(self, connection: ApiSession, deadline: float) -> Deadline:
         """Hang up at `deadline` (the event loop's clock) on a server that says nothing at all.
 
         Cancelling the task would not do: psycopg then asks the server to cancel, and waits for it, up to 10 s.
@@ -146,13 +146,13 @@ class Pool:
                     raise self.unavailable(error) from error
         raise UnavailableError(AWAY)
 
-    async def _taken(self, deadline: float) -> Connection:
+    async def _taken(self, deadline: float) -> ApiSession:
         patience = deadline - asyncio.get_running_loop().time()
         if self.away_because:
             patience = min(patience, AWAY_WAIT_SECONDS_MAX)
         return await self._pool.getconn(timeout=patience)
 
-    async def _prepared(self, connection: Connection) -> None:
+    async def _prepared(self, connection: ApiSession) -> None:
         """With no more rights than the API needs; whether that can be is said when it changes."""
         limited = await connection.limit_rights()
         if limited == self._limited:
@@ -167,6 +167,6 @@ class Pool:
                 API_ROLE,
             )
 
-    def _cut(self, connection: Connection) -> None:
+    def _cut(self, connection: ApiSession) -> None:
         self._outage.begun(NO_ANSWER, f"no answer within {ANSWER_SECONDS_MAX:g} s")
         connection.hang_up()

@@ -12,9 +12,9 @@ from typing import LiteralString, Self, TypeAlias, TypeVar
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from analytics_api.database.connection import Connection
 from analytics_api.database.long_answers import LongAnswers
 from analytics_api.database.pool import Pool
+from analytics_api.database.session import ApiSession
 
 T = TypeVar("T")
 Query: TypeAlias = LiteralString | bytes
@@ -62,7 +62,7 @@ class Database:
     async def rows_in_time(self, query: Query, parameters: Mapping[str, object], seconds_max: float) -> list[TupleRow]:
         """The rows of a query `of_window` that nobody waits for, so that it may take `seconds_max`."""
 
-        async def ask(connection: Connection) -> list[TupleRow]:
+        async def ask(connection: ApiSession) -> list[TupleRow]:
             async with connection.transaction():
                 await connection.execute(FOR_MANY_ROWS, [f"{seconds_max * 1000:.0f}ms"])
                 return await _fetched_all(connection, query, parameters, of_window=True)
@@ -74,7 +74,7 @@ class Database:
         ApiError that it raises undoes it and is passed on. Raises UnavailableError otherwise.
         """
 
-        async def in_transaction(connection: Connection) -> T:
+        async def in_transaction(connection: ApiSession) -> T:
             async with connection.transaction():
                 return await work(connection)
 
@@ -97,7 +97,7 @@ class Database:
 
 
 async def _fetched_all(
-    connection: Connection, query: Query, parameters: Mapping[str, object], *, of_window: bool
+    connection: ApiSession, query: Query, parameters: Mapping[str, object], *, of_window: bool
 ) -> list[TupleRow]:
     # Binary is quicker to read, and doubles come exactly as they are. Only what is prepared can get a plan for any
     # bounds; None leaves that to psycopg, which prepares what is asked often.

@@ -1,4 +1,4 @@
-"""A connection of the API: it says how connecting went, and becomes the role API_ROLE.
+"""A session of the API in PostgreSQL: it says how connecting went, and becomes the role API_ROLE.
 
 That role may read, and write the links only: a fault in a query must not cost a reading.
 """
@@ -42,7 +42,7 @@ _BECOME_API_ROLE: LiteralString = """
 _NEEDED_TABLES = [*(kind.status for kind in KINDS), "annulled_readings"]
 
 
-class Connection(Session):
+class ApiSession(Session):
     """Reports how connecting went (the pool keeps the reason to itself), and gives up the rights it does not need."""
 
     _limited = False
