@@ -12,7 +12,7 @@ from analytics_api.database.questions import Query
 
 
 @dataclass(frozen=True)
-class Plan:
+class QueryPlan:
     """One execution. Times in ms, at the server."""
 
     milliseconds: float
@@ -28,13 +28,13 @@ class Plan:
         return {table for _, table in self.scans if part in table}
 
 
-def explain(connection: psycopg.Connection[Any], query: Query, parameters: Mapping[str, object]) -> Plan:
+def explain(connection: psycopg.Connection[Any], query: Query, parameters: Mapping[str, object]) -> QueryPlan:
     """Run it once under EXPLAIN; without timing each node, which would cost more than the nodes."""
     statement = query if isinstance(query, bytes) else query.encode()
     row = connection.execute(b"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) " + statement, parameters).fetchone()
     document = row[0][0] if row else {}
     nodes = [node for node in _nodes(document["Plan"]) if node.get("Actual Loops", 0)]
-    return Plan(
+    return QueryPlan(
         document["Planning Time"] + document["Execution Time"],
         tuple((node["Node Type"], node["Relation Name"]) for node in nodes if "Relation Name" in node),
         sum(node.get("Heap Fetches", 0) for node in nodes),

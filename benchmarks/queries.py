@@ -33,7 +33,7 @@ from analytics_api.readings.status import NEWEST
 from benchmarks.cpu import cpu_seconds
 from benchmarks.day import DEVICES_MAX, DIGITS, HOURS, load_day, vacuum
 from benchmarks.errors import BenchmarkError
-from benchmarks.plans import Plan, explain
+from benchmarks.plans import QueryPlan, explain
 from benchmarks.report import BLUE, GREY, ORANGE, Report, Row, add_output, report_for, say
 from benchmarks.servers import Servers, servers, wait_ready
 from embedded.ports import LOOPBACK, free_ports
@@ -195,7 +195,7 @@ def _one_device(connection: psycopg.Connection[Any], day: Day, report: Report) -
     rows: list[Row] = []
     clean = True
     for question, query, bar in QUESTIONS:
-        plans: list[Plan] = []
+        plans: list[QueryPlan] = []
         for _ in range(ONE_DEVICE_TURNS):
             vehicle = day.vehicle(rng)
             parameters: Mapping[str, object] = (

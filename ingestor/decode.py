@@ -47,7 +47,7 @@ CLOCK_CODES: tuple[ReasonCode, ...] = ("clock_skew", "too_old")
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _KeptMessage:
     """What a refusal keeps of its message, in the place of the message."""
 
     topic: str
@@ -230,7 +230,7 @@ class Decoder:
     def alone(self, topic: str, payload: bytes, now: float) -> Batch:
         """A message that is not of the broker's, as a batch of its own."""
         batch = Batch()
-        self.decode([cast("mqtt5.PublishPacket", _Kept(topic, payload))], batch, now)
+        self.decode([cast("mqtt5.PublishPacket", _KeptMessage(topic, payload))], batch, now)
         return batch
 
     def judge_again(self, batch: Batch, now: float) -> None:

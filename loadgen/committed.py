@@ -35,7 +35,7 @@ VISIBLE = SqlByKind("""
      WHERE ts BETWEEN %(first)s AND %(last)s""")
 
 
-class Sample(NamedTuple):
+class Sought(NamedTuple):
     """A reading that is looked for."""
 
     kind: str
@@ -49,7 +49,7 @@ class Committed:
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._sought: dict[tuple[str, datetime], Sample] = {}
+        self._sought: dict[tuple[str, datetime], Sought] = {}
         self._next_sample = 0.0
         self.latency = Histogram()
         """Due → visible."""
@@ -74,7 +74,7 @@ class Committed:
             self.skipped += 1
             return
         ts = EPOCH + timedelta(microseconds=reading.ts_us)
-        self._sought[reading.device.id, ts] = Sample(reading.device.kind, reading.device.id, ts, due)
+        self._sought[reading.device.id, ts] = Sought(reading.device.kind, reading.device.id, ts, due)
 
     async def run(self) -> None:
         """Look until cancelled; a database that is away is asked again later."""
@@ -130,7 +130,7 @@ class Committed:
             looked = now
 
 
-def _parameters(samples: Sequence[Sample]) -> dict[str, object]:
+def _parameters(samples: Sequence[Sought]) -> dict[str, object]:
     stamps = [sample.ts for sample in samples]
     return {
         "ids": [sample.device_id for sample in samples],
