@@ -18,6 +18,7 @@ COPY mqtt mqtt
 COPY ingestor ingestor
 COPY analytics_api analytics_api
 COPY loadgen loadgen
+COPY access access
 COPY embedded embedded
 RUN pip install --no-deps --no-build-isolation .
 

@@ -94,4 +94,4 @@ def _run(server: _Server, sockets: list[socket.socket], settings: Settings) -> N
 
 def _check(settings: Settings) -> None:
     """Raises SettingsError for certificate files that cannot be used."""
-    LinkOptions.from_settings(settings, client_id="")
+    LinkOptions.from_settings(settings.connecting_by(settings.mqtt_gateway_url), client_id="")

@@ -44,5 +44,6 @@ def places_beside_up(
     return {
         "database_url": running.database_url,
         "mqtt_url": running.mqtt_url,
-        **dict.fromkeys(("mqtt_tls_ca", "mqtt_tls_cert", "mqtt_tls_key")),
+        "mqtt_tls_ca": running.mqtt_tls_ca,
+        **dict.fromkeys(("mqtt_gateway_url", "mqtt_monitor_url", "mqtt_tls_cert", "mqtt_tls_key")),
     }

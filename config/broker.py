@@ -6,6 +6,9 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
+INGESTOR_ACCOUNT = "telemetry"
+"""The ingestor's account where the broker has one for each client; why it is called so: access/rights.py."""
+
 
 class BrokerAddress(BaseModel):
     """Where the broker is and who we are to it, from MQTT_URL."""

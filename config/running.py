@@ -24,6 +24,9 @@ class Running:
 
     database_url: str
     mqtt_url: str
+    mqtt_tls_ca: str | None = None
+    """The authority of its broker's certificate, and the folder of its accounts; both only with `up --secure`."""
+    access_dir: Path | None = None
 
 
 class NotRunningError(WattlineError):
@@ -54,9 +57,18 @@ def find_running(data_dir: Path) -> Running:
         case {"pid": int(pid), "databaseUrl": str(database_url), "mqttUrl": str(mqtt_url)}:
             if not _is_up(pid):
                 raise NotRunningError(f"the `wattline up` of {data_dir} has ended")
-            return Running(database_url, mqtt_url)
+            folder = running.get("accessDir")
+            return Running(database_url, mqtt_url, running.get("mqttTlsCa"), None if folder is None else Path(folder))
         case _:
             raise NotRunningError(f"{file} is not what `wattline up` writes")
+
+
+def access_dir_of_running(data_dir: Path) -> Path | None:
+    """The folder of the broker's accounts of an `up --secure` that runs there; None where none does."""
+    try:
+        return find_running(data_dir).access_dir
+    except NotRunningError:
+        return None
 
 
 def _is_up(pid: int) -> bool:

@@ -20,7 +20,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config.beside_up import places_beside_up
-from config.broker import BrokerAddress, broker_address
+from config.broker import INGESTOR_ACCOUNT, BrokerAddress, broker_address
 from config.env_file import ENV_FILE, read_env_file
 from config.errors import SettingsError
 from config.hosts import host_name
@@ -73,6 +73,10 @@ class Settings(BaseSettings):
 
     mqtt_url: SecretStr = SecretStr("mqtt://localhost:1883")
     """`mqtt[s]://user:pass@host:port`"""
+    mqtt_gateway_url: SecretStr | None = None
+    """the same for the API, with an account of its own to publish what is posted; unset = MQTT_URL"""
+    mqtt_monitor_url: SecretStr | None = None
+    """the same for the broker's own figures (`$SYS`), by an account of its own; unset = MQTT_URL"""
     mqtt_tls_ca: str | None = None
     """file of CA certificates to trust; unset = the system's"""
     mqtt_tls_cert: str | None = None
@@ -149,6 +153,8 @@ class Settings(BaseSettings):
     api_cors_origins: str | None = None
     """comma-separated origins that browsers may call the API from; unset = none"""
 
+    broker_access_dir: Path | None = None
+    """folder of the broker's accounts, for `wattline devices`; unset = that of `up --secure`"""
     wattline_data_dir: Path | None = None
     """folder of the `wattline up` to use where broker and database are not set; unset = .wattline"""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -168,10 +174,11 @@ class Settings(BaseSettings):
     def _any_case(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("mqtt_url")
+    @field_validator("mqtt_url", "mqtt_gateway_url", "mqtt_monitor_url")
     @classmethod
-    def _broker_url(cls, value: SecretStr) -> SecretStr:
-        broker_address(value.get_secret_value())
+    def _broker_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            broker_address(value.get_secret_value())
         return value
 
     @field_validator("database_url")
@@ -234,7 +241,8 @@ class Settings(BaseSettings):
             )
         if (self.mqtt_tls_cert is None) != (self.mqtt_tls_key is None):
             raise ValueError("MQTT_TLS_CERT and MQTT_TLS_KEY belong together: set both or neither")
-        if (self.mqtt_tls_ca or self.mqtt_tls_cert) and not self.broker.tls:
+        urls = (self.mqtt_url, self.mqtt_gateway_url, self.mqtt_monitor_url)
+        if (self.mqtt_tls_ca or self.mqtt_tls_cert) and not any(self.connecting_by(url).broker.tls for url in urls):
             raise ValueError("MQTT_TLS_... is set but MQTT_URL does not begin with mqtts://")
         return self
 
@@ -242,6 +250,17 @@ class Settings(BaseSettings):
     def broker(self) -> BrokerAddress:
         """MQTT_URL, taken apart."""
         return broker_address(self.mqtt_url.get_secret_value())
+
+    def connecting_by(self, url: SecretStr | None) -> Self:
+        """The same settings with this address in place of MQTT_URL; None: as they are."""
+        return self if url is None else self.model_copy(update={"mqtt_url": url})
+
+    @property
+    def has_ingestors_account(self) -> bool:
+        """Whether MQTT_URL has the ingestor's own account, which may be its client id at the broker: whoever else
+        connects by it with a clean start ends the ingestor's session, and all that is queued in it is gone.
+        """
+        return self.broker.username in (INGESTOR_ACCOUNT, self.mqtt_client_id)
 
     @property
     def database_conninfo(self) -> str:
@@ -287,9 +306,14 @@ class Settings(BaseSettings):
         return [] if self.api_cors_origins is None else _listed(self.api_cors_origins)
 
     @property
+    def data_dir(self) -> Path:
+        """WATTLINE_DATA_DIR, or `.wattline`."""
+        return self.wattline_data_dir or DATA_DIR
+
+    @property
     def spool_dir(self) -> Path:
         """REJECTED_SPOOL_DIR, or the folder `spool` in that of `wattline up`."""
-        return self.rejected_spool_dir or (self.wattline_data_dir or DATA_DIR) / "spool"
+        return self.rejected_spool_dir or self.data_dir / "spool"
 
     @property
     def rows_per_flush_max(self) -> int:

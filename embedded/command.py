@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         mqtt_port=args.mqtt_port,
         pg_port=args.pg_port,
         metrics_port=args.metrics_port,
-        data_dir=args.data_dir or load_settings().wattline_data_dir or DATA_DIR,
+        data_dir=args.data_dir or load_settings().data_dir,
     )
     try:
         return up(options)

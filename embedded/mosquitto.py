@@ -57,13 +57,8 @@ class MosquittoServer(Service):
 
     def prepare(self) -> Program:
         """Folder, account, program, port, configuration."""
-        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        account = account_for(self.data)
+        account = self.make_folders()
         self._program = self._program or mosquitto_program(account)
-        if not self.data.exists():
-            self.data.mkdir(mode=0o700)
-            if account:
-                os.chown(self.data, account.uid, account.gid)
         self.port = self.port or free_ports(1)[0]
         end_leftovers("mosquitto", self.data)  # a second broker on the same snapshot would overwrite it
         self._save_what_cannot_be_read(account)
@@ -81,6 +76,17 @@ class MosquittoServer(Service):
             account=account,
             orphan_signal=signal.SIGTERM,
         )
+
+    def make_folders(self, *inside: str) -> Account | None:
+        """Its folder, `data/` and those `inside` it, for the account that runs it, which is the answer."""
+        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        account = account_for(self.data)
+        for folder in (self.data, *(self.data / name for name in inside)):
+            if not folder.exists():
+                folder.mkdir(mode=0o700)
+                if account:
+                    os.chown(folder, account.uid, account.gid)
+        return account
 
     def wait_ready(self, timeout_seconds: float | None = None, pause: Callable[[float], None] = time.sleep) -> None:
         """Also where the snapshot has to be set aside first."""
@@ -126,9 +132,13 @@ class MosquittoServer(Service):
         return -self.exit_status in CRASHES and damage_of(self.data / NAME) is not None
 
     def _configuration(self) -> str:
-        try:
-            rules = RULES.read_text(encoding="utf-8")
-        except OSError as error:
-            raise EmbeddedError(f"cannot read {RULES}: {error.strerror}; run from a clone of the project") from None
         head = f"listener {self.port} {LOOPBACK}\nallow_anonymous true\npersistence_location ./\n"
-        return f"# Generated at each start.\n{head}\n{rules}"
+        return f"# Generated at each start.\n{head}\n{read_rules(RULES)}"
+
+
+def read_rules(file: Path) -> str:
+    """A part of the broker's configuration. Raises EmbeddedError."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise EmbeddedError(f"cannot read {file}: {error.strerror}; run from a clone of the project") from None

@@ -3,7 +3,7 @@
 It has a connection of its own, so that nothing of this enters the session that keeps the readings. Where the broker
 takes both connections for one client (Mosquitto's use_username_as_clientid), it would end that session; so it first
 connects before the link does, with nothing to lose, and goes on only if the link leaves it alone. A broker that tells
-nothing, or refuses, is fine.
+nothing, or refuses, is fine. With an account of its own (MQTT_MONITOR_URL) it is another client in any case.
 """
 
 from __future__ import annotations
@@ -80,10 +80,11 @@ class BrokerCounts(Collector):
 class BrokerWatch:
     """Keeps `BrokerCounts` up to date: `introduce` before each attempt of the link to connect, and `run` beside it."""
 
-    def __init__(self, options: LinkOptions, registry: CollectorRegistry) -> None:
-        """`options` are the link's."""
+    def __init__(self, options: LinkOptions, registry: CollectorRegistry, monitor: LinkOptions | None = None) -> None:
+        """`options` are the link's; `monitor` the figures' own, where they are not read by the same account."""
+        by = options if monitor is None or monitor.broker == options.broker else monitor
         self._options = replace(
-            options,
+            by,
             # New for each process: nothing is left of it, unless the broker takes both for one client.
             client_id=f"{options.client_id}{WATCH}{secrets.token_hex(4)}",
             session_expiry_seconds=min(options.session_expiry_seconds, INTRODUCED_EXPIRY_SECONDS),
@@ -91,7 +92,7 @@ class BrokerWatch:
         )
         self._counts = BrokerCounts(registry)
         self._introduced: Connection | None = None
-        self._given_up = self._proven = False
+        self._given_up, self._proven = False, by is not options
 
     async def introduce(self) -> None:
         """Connect without touching a session, so that the link, which connects next, can show whose it is."""

@@ -105,4 +105,5 @@ def _check(settings: Settings) -> None:
     from telemetry.rules import Rules  # noqa: PLC0415 - same
 
     LinkOptions.from_settings(settings, client_id="")
+    LinkOptions.from_settings(settings.connecting_by(settings.mqtt_monitor_url), client_id="")
     Rules.from_settings(settings)

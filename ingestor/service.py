@@ -185,7 +185,9 @@ class Ingestor:
         return generate_latest(self.metrics.registry)
 
     async def _ingest(self, subscription: Subscription) -> None:
-        broker_watch = BrokerWatch(self._link_options, self.metrics.registry)
+        by_monitor = self._settings.connecting_by(self._settings.mqtt_monitor_url)
+        monitor = LinkOptions.from_settings(by_monitor, client_id=self._settings.mqtt_client_id)
+        broker_watch = BrokerWatch(self._link_options, self.metrics.registry, monitor)
         leaving = Leaving(subscription.to_leave, self.backlog.receive) if self._leaves else None
         self.source = source = self._make_source(
             self._link_options,

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the fleet, report, verify. Raises WattlineError."""
     settings = load_settings(beside_up=True, data_dir=args.data_dir, publishes=True)
     pace = pace_of(args)
-    problem = _problem(args, pace, settings) or _no_room(min(args.connections, pace.points))
+    problem = _no_account(settings) or _problem(args, pace, settings) or _no_room(min(args.connections, pace.points))
     if problem is not None:
         raise UsageError(problem)
     configure_logging(settings.log_level, settings.log_format)
@@ -196,6 +196,16 @@ def _problem(args: argparse.Namespace, pace: Pace, settings: Settings) -> str | 
             "shorten --duration or lengthen --interval"
         )
     return None
+
+
+def _no_account(settings: Settings) -> str | None:
+    """Why nothing may connect as these settings say; else None."""
+    if not settings.has_ingestors_account:
+        return None
+    return (
+        "MQTT_URL has the ingestor's own account, and a device that connects by it could end the ingestor's session, "
+        "with all that is queued there: set MQTT_URL to another account"
+    )
 
 
 def _no_room(connections: int) -> str | None:

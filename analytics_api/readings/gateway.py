@@ -55,7 +55,10 @@ class Gateway:
     def __init__(self, settings: Settings, registry: CollectorRegistry) -> None:
         """Raises SettingsError when a certificate file cannot be used."""
         # 23 characters, which every broker must take (MQTT 5, section 3.1.3.1).
-        self._link = Link(LinkOptions.from_settings(settings, client_id=f"wattline-api-{secrets.token_hex(5)}"))
+        client_id = f"wattline-api-{secrets.token_hex(5)}"
+        by_gateway = settings.connecting_by(settings.mqtt_gateway_url)
+        self._link = Link(LinkOptions.from_settings(by_gateway, client_id=client_id))
+        self._may_connect = not by_gateway.has_ingestors_account
         self.rules = Rules.from_settings(settings)
         self._unknown_fields = Count(
             "wattline_api_readings_unknown_fields",
@@ -79,6 +82,13 @@ class Gateway:
             await asyncio.wait([task])
 
     async def _keep_up(self) -> None:
+        if not self._may_connect:
+            logger.error(
+                "the API has the ingestor's account at the broker, and does not connect by it, because that could end "
+                "the ingestor's session and lose what is queued there; set MQTT_GATEWAY_URL to an account of the API's "
+                "own. Readings over HTTP are answered with 503"
+            )
+            return
         said = Once()
         while True:
             try:

@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Iterable
 
+from config.broker import INGESTOR_ACCOUNT
 from config.errors import SettingsError
 from config.settings import Settings
 
@@ -22,6 +23,12 @@ _GROUP = re.compile(r"[^/+#\s]{1,100}")
 
 def settings_of_worker(settings: Settings, number: int, workers: int) -> Settings:
     """The settings for one of so many, counted from 1. Raises SettingsError where no name can be made."""
+    if workers > 1 and settings.broker.username == INGESTOR_ACCOUNT:
+        raise SettingsError(
+            f"--workers {workers}: the account {INGESTOR_ACCOUNT} of MQTT_URL is one client at the broker, and so many "
+            "would end each other's connections; run so many `wattline ingest` instead, each with an account of its "
+            "own (wattline devices add --as ingestor)"
+        )
     group = settings.mqtt_share_group
     if group is None and workers > 1:
         group = settings.mqtt_client_id

@@ -21,8 +21,9 @@ MAY_IMPORT = {
     "ledger": {"config", "telemetry", "postgres"},
     "ingestor": SHARED,
     "analytics_api": SHARED,
-    "loadgen": SHARED,
-    "embedded": {"config", "processes"},
+    "access": {"config", "telemetry"},
+    "loadgen": SHARED | {"access"},
+    "embedded": {"config", "processes", "telemetry", "access", "loadgen"},
 }
 
 

@@ -58,6 +58,11 @@ def test_a_client_id_without_room_for_a_number() -> None:
         named(mqtt_client_id="x" * 195, mqtt_share_group="crew")
 
 
+def test_several_workers_and_an_account_that_is_one_client() -> None:
+    with pytest.raises(SettingsError, match="the account telemetry of MQTT_URL is one client at the broker"):
+        named(mqtt_url="mqtts://telemetry:x@broker")
+
+
 def test_what_a_larger_number_left_behind(caplog: pytest.LogCaptureFixture) -> None:
     known = ["a-2", "a-worker-2", "a-worker-3", "a-worker-64", "b-worker-4", "a-worker-x", "a-worker-1"]
     assert left_behind("a", 2, known) == [3, 64]

@@ -1,0 +1,1 @@
+"""Who may connect to the broker and do what: its accounts, their rights, the certificates of TLS."""
