@@ -92,4 +92,4 @@ def running_api(folder: Path, url: str, **settings: str) -> Iterator[WattlinePro
         process.wait_ready()
         yield process
     finally:
-        process.kill()
+        process.end()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,10 +98,7 @@ def start_wattline(tmp_path: Path) -> Iterator[Callable[..., WattlineProcess]]:
 
     yield start
     for process in processes:
-        if "COVERAGE_PROCESS_CONFIG" in os.environ and process.running:
-            with suppress(AssertionError):
-                process.stop(5.0)  # one that is killed does not say which lines it ran
-        process.kill()
+        process.end()
 
 
 @pytest.fixture
