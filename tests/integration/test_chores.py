@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from config.settings import load_settings
-from ingestor.housekeeping import chores, quarantine
+from ingestor.housekeeping import chores
 from ingestor.housekeeping.chores import Chore, keep_doing
 from ingestor.schema.migrate import migrate
 from ingestor.schema.partitions import ensure_partitions, partition_name
@@ -165,23 +165,3 @@ def test_an_exception_in_the_last_flush_is_seen(
     assert asyncio.run(story()) is False
     assert "flush: ended by a fault of wattline" in caplog.text
     assert "in the last flush" in caplog.text
-
-
-def test_what_was_in_quarantine_long_enough_is_deleted_in_chunks(
-    migrated_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(quarantine, "CHUNK_ROWS", 10)
-    monkeypatch.setattr(quarantine, "CHUNKS_PER_ROUND", 2)
-
-    async def story() -> list[object]:
-        before = datetime.now(UTC) - timedelta(days=4, hours=12)
-        async with await connect(migrated_url, autocommit=True) as session:
-            await session.execute(
-                "INSERT INTO rejected_messages (received_at, topic, payload, reason_code, reason) "
-                "SELECT now() - n * interval '1 day', 't', '', 'invalid_json', '' FROM generate_series(1, 34) n"
-            )
-            rounds = [await quarantine.delete_rejected(session, before) for _ in range(2)]
-            left = await (await session.execute("SELECT count(*) FROM rejected_messages")).fetchone()
-            return [*rounds, left]
-
-    assert asyncio.run(story()) == [(20, True), (10, False), (4,)]
