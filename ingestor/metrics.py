@@ -17,6 +17,7 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from config.version import wattline_version
 from ingestor.batch import Batch, Trigger
 from ingestor.decode import Received
 from ingestor.housekeeping.chores import ChoreName
@@ -72,6 +73,9 @@ class IngestMetrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         counter, gauge = partial(_made, Counter, registry), partial(_made, Gauge, registry)
+        gauge("wattline_build_info", "1; the version stands in its label", version=[wattline_version()]).labels(
+            wattline_version()
+        ).set(1)
         all_kinds = (*KINDS, "unknown")
         self._messages = counter("wattline_messages_received", "MQTT messages received", kind=all_kinds)
         self._received = counter("wattline_readings_received", "Readings received", kind=all_kinds)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from config.errors import FAILED, WattlineError
 from config.logging import tell
+from config.version import wattline_version
 
 COMMANDS = {
     "up": (
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 ok, 1 failed, 2 bad usage or settings."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="wattline", description="Energy telemetry from MQTT into PostgreSQL.")
+    parser.add_argument("--version", action="version", version=f"wattline {wattline_version()}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     asked_for = next((word for word in arguments if word in COMMANDS), None)
     for name, (module, summary) in COMMANDS.items():

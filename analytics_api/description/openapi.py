@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping
 from functools import cache
 from http import HTTPStatus
-from importlib.metadata import version
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,6 +25,7 @@ from analytics_api.description.operations import (
     Parameter,
 )
 from analytics_api.http.errors import RETRY_AFTER_SECONDS
+from config.version import wattline_version
 
 # What the server refuses before any route sees it: no HTTP, a foreign host, an address or a head that is too long.
 _ANY_REQUEST = (400, 403, 414, 431)
@@ -64,7 +64,7 @@ def document() -> bytes:
             "openapi": "3.1.1",
             "info": {
                 "title": "wattline",
-                "version": version("wattline"),
+                "version": wattline_version(),
                 "description": "Energy telemetry of smart meters (AC) and vehicles (DC): readings in, answers out.",
             },
             "servers": [{"url": "./"}],  # beside this description, also where a proxy serves both below a path

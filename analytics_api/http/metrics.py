@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from time import perf_counter
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from analytics_api.database.questions import Database
+from config.version import wattline_version
 from serving.places import Places
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -125,6 +126,8 @@ def build_registry(database: Database, places: Places) -> tuple[CollectorRegistr
     """A registry of its own, with the process's CPU, memory and file descriptors in it."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
+    info = Gauge("wattline_build_info", "1; the version stands in its label", ["version"], registry=registry)
+    info.labels(wattline_version()).set(1)
     registry.register(PoolMetrics(database))
     registry.register(ConnectionMetrics(places))
     return registry, HttpMetrics(registry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -79,3 +80,10 @@ def test_a_mistake_of_wattline_keeps_its_traceback(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("ingestor.schema.command.run", fail)
     with pytest.raises(KeyError):
         main(["migrate"])
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"wattline {version('wattline')}\n"
