@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -233,8 +233,5 @@ def _missing(prometheus: str) -> set[str]:
 
 
 def _rings(prometheus: str) -> list[str]:
-    return [one["labels"]["alertname"] for one in _alerts(prometheus) if one["state"] == "firing"]
-
-
-def _alerts(prometheus: str) -> Iterator[dict[str, dict[str, str]]]:
-    yield from httpx.get(f"{prometheus}/api/v1/alerts").json()["data"]["alerts"]
+    alerts = httpx.get(f"{prometheus}/api/v1/alerts").json()["data"]["alerts"]
+    return [alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"]
