@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar, get_args
 
@@ -67,7 +67,7 @@ def _made(sort: type[M], registry: CollectorRegistry, name: str, meaning: str, *
 
 
 class IngestMetrics:
-    """The ingestor's books."""
+    """The ingestor's books. What somebody else counts or knows is public: its owner enters it, or is asked."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -97,31 +97,31 @@ class IngestMetrics:
             "Receipts that devices asked for, by what became of them",
             outcome=get_args(ReceiptOutcome),
         )
-        self._pending = gauge("wattline_readings_pending", "Readings received, not committed yet")
-        self._inflight = gauge("wattline_inflight_messages", "Messages with QoS 1 or 2 received, not acknowledged yet")
-        self._window = gauge(
+        self.pending = gauge("wattline_readings_pending", "Readings received, not committed yet")
+        self.inflight = gauge("wattline_inflight_messages", "Messages with QoS 1 or 2 received, not acknowledged yet")
+        self.window = gauge(
             "wattline_mqtt_window_messages",
             "Messages the broker sends ahead of our acknowledgement: MAX_INFLIGHT, or less where it has shown less",
         )
         self._flushes = counter("wattline_flushes", "Batches committed", trigger=get_args(Trigger))
-        self._flush_seconds = Histogram(
+        self.flush_seconds = Histogram(
             "wattline_flush_seconds", "Time from a closed batch to its COMMIT", buckets=LAG_BUCKETS, registry=registry
         )
         self._flush_rows = Histogram(
             "wattline_flush_rows", "Readings in a batch", buckets=ROWS_BUCKETS, registry=registry
         )
-        self._failures = counter("wattline_flush_failures", "Attempts that failed", error=get_args(FailureKind))
+        self.failures = counter("wattline_flush_failures", "Attempts that failed", error=get_args(FailureKind))
         self._commit_lag = WeightedHistogram(
             "wattline_commit_lag_seconds", "From receiving a reading to its COMMIT", LAG_BUCKETS, registry
         )
         self._reading_age = WeightedHistogram(
             "wattline_reading_age_seconds", "From a reading's own timestamp to its COMMIT", AGE_BUCKETS, registry
         )
-        self._connected = gauge("wattline_mqtt_connected", "1 while connected to the broker")
-        self._reconnects = counter("wattline_mqtt_reconnects", "Times the connection to the broker came back")
-        self._sessions_lost = counter("wattline_mqtt_sessions_lost", "Times the broker came back without our session")
+        self.connected = gauge("wattline_mqtt_connected", "1 while connected to the broker")
+        self.reconnects = counter("wattline_mqtt_reconnects", "Times the connection to the broker came back")
+        self.sessions_lost = counter("wattline_mqtt_sessions_lost", "Times the broker came back without our session")
         self._last_commit = gauge("wattline_last_commit_timestamp_seconds", "When the last batch was committed")
-        self._silent = gauge(
+        self.silent = gauge(
             "wattline_devices_silent", "Devices that have sent nothing for longer than usual", kind=KINDS
         )
         chores = get_args(ChoreName)
@@ -131,31 +131,10 @@ class IngestMetrics:
             "When the last round of a chore went well; 0 = not yet",
             chore=chores,
         )
-        self._clock_offset = gauge(
-            "wattline_clock_offset_seconds", "Our clock minus the database's, by the latest look"
+        self.clock_offset = gauge("wattline_clock_offset_seconds", "Our clock minus the database's, by the latest look")
+        self.retention_held = gauge(
+            "wattline_retention_held_days", "Days past their retention that wait for a person's yes"
         )
-        self._held = gauge("wattline_retention_held_days", "Days past their retention that wait for a person's yes")
-
-    def watch(
-        self,
-        *,
-        pending: Callable[[], int],
-        inflight: Callable[[], int],
-        window: Callable[[], int],
-        connected: Callable[[], bool],
-    ) -> None:
-        """Where to read the values that others keep."""
-        self._pending.set_function(pending)
-        self._inflight.set_function(inflight)
-        self._window.set_function(window)
-        self._connected.set_function(connected)
-
-    def reconnected(self) -> None:
-        self._reconnects.inc()
-
-    def session_lost(self) -> None:
-        """The broker has no session of ours although there was one."""
-        self._sessions_lost.inc()
 
     def readings_committed(self) -> float:
         """Readings stored since the start, of all kinds."""
@@ -206,29 +185,9 @@ class IngestMetrics:
         for second, count in outcome.seconds.items():
             self._reading_age.observe(max(0.0, now - second), count)
 
-    def flushed(self, seconds: float) -> None:
-        """A batch took so long, retries included."""
-        self._flush_seconds.observe(seconds)
-
-    def failed(self, kind: FailureKind) -> None:
-        """An attempt to write a batch failed."""
-        self._failures.labels(kind).inc()
-
-    def silent(self, kind: str, devices: int) -> None:
-        """So many devices of a kind are silent."""
-        self._silent.labels(kind).set(devices)
-
     def chore_done(self, chore: str, now: float) -> None:
         """A round of a chore went well, at `now` (seconds since 1970)."""
         self._chore_success.labels(chore).set(now)
 
     def chore_failed(self, chore: str) -> None:
         self._chore_failures.labels(chore).inc()
-
-    def watch_clock(self, offset_seconds: Callable[[], float | None]) -> None:
-        """Where to read how far the clocks are apart; None before the first look."""
-        self._clock_offset.set_function(lambda: offset_seconds() or 0.0)
-
-    def retention_held(self, days: int) -> None:
-        """So many days are past their retention, and are kept until a person says yes."""
-        self._held.set(days)

@@ -127,13 +127,11 @@ class Ingestor:
             ),
             packet_bytes_wanted=PAYLOAD_BYTES_MAX,
         )
-        self.metrics.watch(
-            pending=self.backlog.pending,
-            inflight=self.backlog.inflight,
-            window=lambda: window.messages,
-            connected=self.is_connected,
-        )
-        self.metrics.watch_clock(lambda: self._clocks.offset_seconds)
+        self.metrics.pending.set_function(self.backlog.pending)
+        self.metrics.inflight.set_function(self.backlog.inflight)
+        self.metrics.window.set_function(lambda: window.messages)
+        self.metrics.connected.set_function(self.is_connected)
+        self.metrics.clock_offset.set_function(lambda: self._clocks.offset_seconds or 0.0)
 
     async def run(self, listener: socket.socket | None = None) -> bool:
         """Ingest until SIGTERM or SIGINT. False when it had to end by itself; the log says why.
@@ -197,8 +195,8 @@ class Ingestor:
             before_subscribe=subscription.remember,
             before_connect=broker_watch.introduce,
             on_publish=leaving.receive if leaving else self.backlog.receive,
-            on_reconnect=self.metrics.reconnected,
-            on_session_lost=self.metrics.session_lost,
+            on_reconnect=self.metrics.reconnects.inc,
+            on_session_lost=self.metrics.sessions_lost.inc,
             on_unsubscribed=leaving.unsubscribed if leaving else subscription.forget,
         )
         self._starting = None

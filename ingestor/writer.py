@@ -94,7 +94,7 @@ class Writer:
         now = self.monotonic()
         since, self._writing_since = self._writing_since, None
         self.metrics.committed(batch, outcome, trigger, spooled, now=time.time(), monotonic=now)
-        self.metrics.flushed(now - since)
+        self.metrics.flush_seconds.observe(now - since)
         later = sum(len(rows) for rows in outcome.later.values())
         settled = outcome.readings + batch.refusals.total() + later
         if settled != batch.received:
@@ -138,7 +138,7 @@ class Writer:
             except Exception as error:  # noqa: BLE001 - every failure has a kind, and none may drop the batch
                 kind = failure_kind(error)
                 attempts += 1
-                self.metrics.failed(kind)
+                self.metrics.failures.labels(kind).inc()
                 self._report(error, kind)
                 if kind == "fault":
                     self.backlog.join_waiting(batch)

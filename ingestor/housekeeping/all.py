@@ -18,7 +18,7 @@ def all_chores(
     """`bound` is the size of the quarantine, `connected` says whether the broker's link is up."""
     return [
         partitions_ahead.CHORE,
-        retention.chore(settings.retention_days, clocks, metrics.retention_held),
+        retention.chore(settings.retention_days, clocks, metrics.retention_held.set),
         quarantine.chore(settings.rejected_retention_days, clocks, bound),
         hourly_sums.CHORE,
         usual_intervals.chore(),

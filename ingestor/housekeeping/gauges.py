@@ -22,7 +22,7 @@ def chore(silent_after: float, metrics: IngestMetrics, connected: Callable[[], b
         if connected():
             for kind, query in SILENT_DEVICES.items():
                 row = await (await session.execute(query, {"silent_after": silent_after})).fetchone()
-                metrics.silent(kind, row[0] if row else 0)
+                metrics.silent.labels(kind).set(row[0] if row else 0)
         return False
 
     return Chore(
