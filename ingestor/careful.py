@@ -9,16 +9,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
+from ingestor.reader import Reader
+from ingestor.receipts.receipt import Receipt
 from telemetry.readings import PAYLOAD_BYTES_MAX, ReadingWindow, ReasonCode, refusal_of, timestamp_us, without_surplus
-
-if TYPE_CHECKING:
-    from ingestor.decode import Reader
-    from ingestor.receipts.receipt import Receipt
 
 # Payloads from here on are read without the garbage collector: 1 MB of JSON can hold 500,000 lists, and looking for
 # cycles among them, where there can be none, takes ten times as long as reading them.
