@@ -16,6 +16,7 @@ from analytics_api.database.questions import Database
 from analytics_api.description import openapi, swagger
 from analytics_api.description.known_parameters import refusing_unknown
 from analytics_api.http.access import GuardedApp, RulesInForce
+from analytics_api.http.audit import AuditedApp
 from analytics_api.http.errors import EXCEPTION_HANDLERS
 from analytics_api.http.metrics import MeasuredApp, build_registry
 from analytics_api.live import page, stream
@@ -33,7 +34,7 @@ def create_app(settings: Settings, access: RulesInForce, places: Places) -> Star
     live = stream.Stream(
         database, silent_after=settings.silent_after_seconds, listeners_max=stream.listeners_max(places.most)
     )
-    registry, http_metrics = build_registry(database, places)
+    registry, http_metrics = build_registry(database, places, access.wrong)
     broker = gateway.Gateway(settings, registry)
     pairs = PairRules.of(settings)
 
@@ -65,6 +66,7 @@ def create_app(settings: Settings, access: RulesInForce, places: Places) -> Star
             Middleware(MeasuredApp, metrics=http_metrics),
             *_cors(settings),
             Middleware(GuardedApp, in_force=access),
+            Middleware(AuditedApp, in_force=access),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,

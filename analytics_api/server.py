@@ -17,11 +17,13 @@ from analytics_api.http.access import AccessRules, RulesInForce, bound_to_loopba
 from analytics_api.http.envelope import EnvelopedApp
 from analytics_api.http.listening import listen, url_of
 from analytics_api.live.stream import LISTENERS_MAX
+from config.errors import SettingsError
 from config.logging import configure_logging
 from config.open_files import raise_limit
 from config.reread import Rereading
 from config.settings import Settings
 from mqtt.options import LinkOptions
+from serving.certificate import Certificate
 from serving.places import Places
 from serving.server import BoundedServer, bounded_config, connections_max, note_requests
 
@@ -47,10 +49,13 @@ def serve(load: Callable[[], Settings]) -> None:
     def apply(settings: Settings) -> None:
         access.rules = AccessRules.of(settings, loopback_only=loopback_only)
         note_requests(debugging=settings.log_level == "DEBUG")
+        if certificate is not None:
+            _reread(certificate)
 
     rereading = Rereading(load, _check, apply)
     settings = rereading.settings
     configure_logging(settings.log_level, settings.log_format)
+    certificate = _certificate(settings)
     sockets = listen(settings.host, settings.port)
     loopback_only = bound_to_loopback(sockets)
     if settings.api_write_loopback and not loopback_only:
@@ -71,9 +76,23 @@ def serve(load: Callable[[], Settings]) -> None:
         lifespan="on",
         timeout_graceful_shutdown=STOP_SECONDS_MAX,
     )
-    server = _Server(config, places)
+    server = _Server(config, places, certificate)
     server.rereading = rereading
     _run(server, sockets, settings)
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    """Raises SettingsError for files that cannot be used."""
+    if settings.api_tls_cert is None or settings.api_tls_key is None:
+        return None
+    return Certificate(settings.api_tls_cert, settings.api_tls_key)
+
+
+def _reread(certificate: Certificate) -> None:
+    try:
+        certificate.reread()
+    except SettingsError as error:  # the files of a path that waits for a restart have been checked, these may be gone
+        logger.error("%s; the certificate of before stays in use", error)  # noqa: TRY400 - one line for a person
 
 
 def _run(server: _Server, sockets: list[socket.socket], settings: Settings) -> None:
@@ -84,7 +103,7 @@ def _run(server: _Server, sockets: list[socket.socket], settings: Settings) -> N
     # end an ordinary one, and do not lose a signal that comes before it serves.
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    url = url_of(sockets, settings.host)
+    url = url_of(sockets, settings.host, "http" if settings.api_tls_cert is None else "https")
     sys.stdout.write(f"{url}\n")
     sys.stdout.flush()
     logger.info("serving %s from PostgreSQL at %s", url, settings.database_label)
@@ -95,3 +114,4 @@ def _run(server: _Server, sockets: list[socket.socket], settings: Settings) -> N
 def _check(settings: Settings) -> None:
     """Raises SettingsError for certificate files that cannot be used."""
     LinkOptions.from_settings(settings.connecting_by(settings.mqtt_gateway_url), client_id="")
+    _certificate(settings)

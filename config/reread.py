@@ -19,7 +19,15 @@ from config.logging import configure_logging
 from config.settings import Settings
 
 AT_ONCE = frozenset(
-    {"api_read_tokens", "api_write_tokens", "api_write_loopback", "api_allowed_hosts", "log_level", "log_format"}
+    {
+        "api_read_tokens",
+        "api_write_tokens",
+        "api_write_loopback",
+        "api_allowed_hosts",
+        "api_trusted_proxies",
+        "log_level",
+        "log_format",
+    }
 )
 """The settings that take effect without a restart."""
 

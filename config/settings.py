@@ -10,8 +10,9 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 from urllib.parse import quote
 
 import psycopg
@@ -28,12 +29,14 @@ from config.logging import configure_logging
 from config.logins import Login, database_logins
 from config.near_misses import near_misses
 from config.running import DATA_DIR
+from config.tokens import Token, tokens
 
 _told: set[str] = set()
 
+Network: TypeAlias = IPv4Network | IPv6Network
+
 logger = logging.getLogger(__name__)
 _MAX_KWH = re.compile(r"([A-Za-z]+)_MAX_KWH", re.IGNORECASE)
-_TOKEN = re.compile(r"[!-+\--~]+")  # visible ASCII but the comma
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 
@@ -138,9 +141,9 @@ class Settings(BaseSettings):
     http_keepalive_seconds: Annotated[int, Field(ge=1, le=3600)] = 75
     """how long an idle HTTP connection is kept; longer than the proxy in front keeps it"""
     api_read_tokens: SecretStr | None = None
-    """comma-separated bearer tokens for reading; unset = open"""
+    """comma-separated bearer tokens for reading, or `NAME=sha256:…` of `wattline token`; unset = open"""
     api_write_tokens: SecretStr | None = None
-    """comma-separated bearer tokens for writing; unset = nobody writes"""
+    """the same for writing; unset = nobody writes"""
     api_write_loopback: bool = False
     """1 = without write tokens this machine may write, while HOST is loopback and no proxy is before"""
     api_allowed_hosts: Annotated[
@@ -150,6 +153,12 @@ class Settings(BaseSettings):
             "unset = only names of this machine, while HOST is loopback"
         ),
     ] = None
+    api_tls_cert: str | None = None
+    """certificate file, with its chain, to serve the API by TLS; unset = plain HTTP"""
+    api_tls_key: str | None = None
+    """its key file"""
+    api_trusted_proxies: str | None = None
+    """comma-separated addresses or networks of proxies whose `X-Forwarded-For` says who asks; unset = none"""
     api_cors_origins: str | None = None
     """comma-separated origins that browsers may call the API from; unset = none"""
 
@@ -207,8 +216,8 @@ class Settings(BaseSettings):
     @field_validator("api_read_tokens", "api_write_tokens")
     @classmethod
     def _tokens(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not all(_TOKEN.fullmatch(token) for token in _listed(value.get_secret_value())):
-            raise ValueError("expected tokens of visible ASCII characters without spaces, separated by commas")
+        if value is not None:
+            tokens(value.get_secret_value())
         return value
 
     @field_validator("api_allowed_hosts")
@@ -217,6 +226,16 @@ class Settings(BaseSettings):
         if value is not None and not all(host_name(host) and host != "*" for host in _listed(value)):
             raise ValueError("expected names like fleet.example.com, separated by commas, without http:// and path")
         return value
+
+    @field_validator("api_trusted_proxies")
+    @classmethod
+    def _proxies(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else ",".join(str(ip_network(each)) for each in _listed(value))
+        except ValueError:
+            raise ValueError(
+                "expected addresses like 127.0.0.1 or networks like 10.1.0.0/16, separated by commas"
+            ) from None
 
     @field_validator("api_cors_origins")
     @classmethod
@@ -241,6 +260,8 @@ class Settings(BaseSettings):
             )
         if (self.mqtt_tls_cert is None) != (self.mqtt_tls_key is None):
             raise ValueError("MQTT_TLS_CERT and MQTT_TLS_KEY belong together: set both or neither")
+        if (self.api_tls_cert is None) != (self.api_tls_key is None):
+            raise ValueError("API_TLS_CERT and API_TLS_KEY belong together: set both or neither")
         urls = (self.mqtt_url, self.mqtt_gateway_url, self.mqtt_monitor_url)
         if (self.mqtt_tls_ca or self.mqtt_tls_cert) and not any(self.connecting_by(url).broker.tls for url in urls):
             raise ValueError("MQTT_TLS_... is set but MQTT_URL does not begin with mqtts://")
@@ -286,14 +307,19 @@ class Settings(BaseSettings):
         return () if self.database_logins is None else database_logins(self.database_logins.get_secret_value())
 
     @property
-    def read_tokens(self) -> tuple[bytes, ...] | None:
+    def read_tokens(self) -> tuple[Token, ...] | None:
         """API_READ_TOKENS, taken apart; None = reading is open."""
-        return _encoded(self.api_read_tokens)
+        return None if self.api_read_tokens is None else tokens(self.api_read_tokens.get_secret_value())
 
     @property
-    def write_tokens(self) -> tuple[bytes, ...] | None:
+    def write_tokens(self) -> tuple[Token, ...] | None:
         """API_WRITE_TOKENS, taken apart; None = no token is good for writing."""
-        return _encoded(self.api_write_tokens)
+        return None if self.api_write_tokens is None else tokens(self.api_write_tokens.get_secret_value())
+
+    @property
+    def trusted_proxies(self) -> tuple[Network, ...]:
+        """API_TRUSTED_PROXIES, taken apart."""
+        return tuple(map(ip_network, _listed(self.api_trusted_proxies))) if self.api_trusted_proxies else ()
 
     @property
     def allowed_hosts(self) -> frozenset[str]:
@@ -393,7 +419,3 @@ def _max_kwh(variables: Mapping[str, str]) -> dict[str, float]:
 
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
-
-
-def _encoded(tokens: SecretStr | None) -> tuple[bytes, ...] | None:
-    return None if tokens is None else tuple(token.encode() for token in _listed(tokens.get_secret_value()))

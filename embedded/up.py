@@ -173,6 +173,7 @@ class _Run:
             "PORT": str(self._http_port),
             "METRICS_HOST": LOOPBACK,
             "METRICS_PORT": str(self._metrics_port),
+            **dict.fromkeys(("API_TLS_CERT", "API_TLS_KEY"), ""),  # loopback; a certificate's name is another one
             "API_WRITE_LOOPBACK": "1",  # to try it out; what comes to this port comes from this machine
         }
         spool, chosen = self._options.data_dir.absolute() / "spool", load_settings().rejected_spool_dir

@@ -18,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from serving.places import Places
+from serving.places import Guest, Places
 
 URL_BYTES_MAX = 8_192  # RFC 9112, section 3, asks for 8000 at least
 HEAD_BYTES_MAX = 65_536
@@ -55,14 +55,18 @@ class BoundedProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         places: Places | None = None,
+        handshake: Guest | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._places = places
+        self._handshake = handshake
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the first head its time."""
         super().connection_made(transport)
         now, places = self.loop.time(), self._places
+        if places is not None and self._handshake is not None:
+            places.left(self._handshake)  # its place is ours now
         self._turned_away = places is not None and not places.enter(self, now)
         if places is not None and self._turned_away and (count := places.complaints.due("full")):
             logger.warning(

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -17,8 +18,9 @@ from functools import partial
 import uvicorn
 from starlette.types import ASGIApp
 
-from serving.places import TURNED_AWAY_MAX, Places
-from serving.protocol import BoundedProtocol
+from serving.certificate import Certificate
+from serving.places import TURNED_AWAY_MAX, Guest, Places
+from serving.protocol import HEAD_SECONDS_MAX, BoundedProtocol
 
 ACCEPTED_AT_ONCE = 16
 """Connections taken before the loop does other work; those that have to leave for them are gone by then."""
@@ -63,12 +65,24 @@ def note_requests(*, debugging: bool) -> None:
     logging.getLogger("uvicorn.access").propagate = debugging
 
 
+class _Handshake:
+    """A guest that has not come in yet."""
+
+    def __init__(self, leave: Callable[[], object]) -> None:
+        self._leave = leave
+
+    def leave(self) -> None:
+        self._leave()
+
+
 class BoundedServer(uvicorn.Server):
     """Serves at most as many connections as `places` has, on sockets that listen already."""
 
-    def __init__(self, config: uvicorn.Config, places: Places) -> None:
+    def __init__(self, config: uvicorn.Config, places: Places, certificate: Certificate | None = None) -> None:
+        """With a `certificate` by TLS only."""
         super().__init__(config)
         self._places = places
+        self._certificate = certificate
         self._listening: list[socket.socket] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -110,21 +124,39 @@ class BoundedServer(uvicorn.Server):
             task.add_done_callback(self.server_state.tasks.discard)
 
     async def _connect(self, connection: socket.socket) -> None:
-        # TCP_NODELAY is the loop's business; a client that has gone meanwhile is nobody's.
+        # TCP_NODELAY is the loop's business; a client that has gone meanwhile, or speaks no TLS, is nobody's.
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+            if self._certificate is None:
+                await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+            else:
+                await self._connect_by_tls(connection, self._certificate.context)
         except OSError:
             with suppress(OSError):
                 connection.close()
 
-    @property
-    def _protocol(self) -> Callable[[], BoundedProtocol]:
-        return partial(
-            BoundedProtocol,
+    async def _connect_by_tls(self, connection: socket.socket, context: ssl.SSLContext) -> None:
+        """A handshake has a place, as a connection that has said nothing yet: who never ends it may have to leave."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is a coroutine of a task
+        handshake = _Handshake(task.cancel)
+        try:
+            if self._places.enter(handshake, loop.time()):
+                protocol = partial(self._protocol, handshake=handshake)
+                await loop.connect_accepted_socket(
+                    protocol, connection, ssl=context, ssl_handshake_timeout=HEAD_SECONDS_MAX
+                )
+            else:
+                connection.close()  # nobody can be told anything before a handshake
+        finally:
+            self._places.left(handshake)
+
+    def _protocol(self, handshake: Guest | None = None) -> BoundedProtocol:
+        return BoundedProtocol(
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
             places=self._places,
+            handshake=handshake,
         )
 
     def _complain(self, error: OSError) -> None:

@@ -22,6 +22,7 @@ from starlette.routing import BaseRoute, Route
 from analytics_api.analytics.pairs import MeterConvention
 from analytics_api.database.questions import Database
 from analytics_api.http.answers import json_response, timestamp
+from analytics_api.http.audit import note_change
 from analytics_api.http.bodies import BODY_BYTES_FEW, Moment, json_body, validated
 from analytics_api.http.errors import (
     ConflictError,
@@ -171,6 +172,7 @@ async def put_link(database: Database, convention: MeterConvention | None, reque
     """
     vehicle_id = device_id(request, "vehicleId")
     link, end_is_given = _link(vehicle_id, await json_body(request, BODY_BYTES_FEW))
+    note_change(request, f"meter {link.meter_id} {link.time}")
     stored, message = await database.write(partial(_store, link, end_is_given))
     (told,) = await _told(database, convention, [stored])
     return json_response(200, {"success": True, "message": message, "data": told})

@@ -29,15 +29,17 @@ from config.version import wattline_version
 
 # What the server refuses before any route sees it: no HTTP, a foreign host, an address or a head that is too long.
 _ANY_REQUEST = (400, 403, 414, 431)
+_RETRY_AFTER: Mapping[str, object] = {
+    "Retry-After": {
+        "description": "Seconds until another attempt makes sense",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1, "examples": [RETRY_AFTER_SECONDS]},
+    }
+}
 _ERROR_HEADERS: Mapping[int, Mapping[str, object]] = {
     401: {"WWW-Authenticate": {"description": "Bearer", "required": True, "schema": {"type": "string"}}},
-    503: {
-        "Retry-After": {
-            "description": "Seconds until another attempt makes sense",
-            "required": True,
-            "schema": {"type": "integer", "minimum": 1, "examples": [RETRY_AFTER_SECONDS]},
-        }
-    },
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
 }
 
 
@@ -87,7 +89,7 @@ def document() -> bytes:
 
 
 def _operation(operation: Operation) -> dict[str, object]:
-    errors = {*_ANY_REQUEST, *operation.errors, *((401,) if operation.guarded else ())}
+    errors = {*_ANY_REQUEST, *operation.errors, *((401, 429) if operation.guarded else ())}
     described: dict[str, object] = {
         "operationId": _operation_id(operation),
         "tags": [operation.tag],

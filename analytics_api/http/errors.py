@@ -78,6 +78,16 @@ class UnauthorizedError(ApiError):
     headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012 - a Mapping, declared so above
 
 
+class TooManyAttemptsError(ApiError):
+    """Too many wrong tokens came from this address; another may be tried in a while."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__("Too many wrong tokens came from this address; no other is looked at for a while.")
+        self.headers = {"Retry-After": str(seconds)}
+
+
 class ForbiddenError(ApiError):
     """Not from here, whatever the request carries; only the person who runs the API can change it."""
 

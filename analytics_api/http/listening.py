@@ -35,9 +35,9 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-def url_of(sockets: list[socket.socket], host: str) -> str:
+def url_of(sockets: list[socket.socket], host: str, scheme: str = "http") -> str:
     """Where a browser on this machine finds us."""
-    return f"http://{_in_url(host)}:{sockets[0].getsockname()[1]}"
+    return f"{scheme}://{_in_url(host)}:{sockets[0].getsockname()[1]}"
 
 
 def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:

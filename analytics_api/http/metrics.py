@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from analytics_api.database.questions import Database
+from analytics_api.http.wrong_tokens import WrongTokens
 from config.version import wattline_version
 from serving.places import Places
 
@@ -122,7 +123,22 @@ class ConnectionMetrics(Collector):
         )
 
 
-def build_registry(database: Database, places: Places) -> tuple[CollectorRegistry, HttpMetrics]:
+class WrongTokenMetrics(Collector):
+    """`wattline_api_wrong_tokens_total`, read when somebody asks."""
+
+    def __init__(self, wrong: WrongTokens) -> None:
+        self._wrong = wrong
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            "wattline_api_wrong_tokens", "tokens that were wrong, or not looked at after too many", labels=["outcome"]
+        )
+        family.add_metric(["refused"], self._wrong.wrong_total)
+        family.add_metric(["not_compared"], self._wrong.limited_total)
+        yield family
+
+
+def build_registry(database: Database, places: Places, wrong: WrongTokens) -> tuple[CollectorRegistry, HttpMetrics]:
     """A registry of its own, with the process's CPU, memory and file descriptors in it."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -130,4 +146,5 @@ def build_registry(database: Database, places: Places) -> tuple[CollectorRegistr
     info.labels(wattline_version()).set(1)
     registry.register(PoolMetrics(database))
     registry.register(ConnectionMetrics(places))
+    registry.register(WrongTokenMetrics(wrong))
     return registry, HttpMetrics(registry)

@@ -22,6 +22,7 @@ from starlette.routing import BaseRoute, Route
 from analytics_api.database.questions import Database
 from analytics_api.http import parameters
 from analytics_api.http.answers import answer, timestamp
+from analytics_api.http.audit import note_change
 from analytics_api.http.bodies import BODY_BYTES_FEW, Moment, json_body, validated
 from analytics_api.http.csv_answers import page_answer
 from analytics_api.http.cursors import page_of, read_cursor, write_cursor
@@ -90,6 +91,9 @@ async def make(database: Database, request: Request) -> Response:
     start, end = instant(body.start), instant(body.end)
     if end <= start:
         raise InvalidBodyError("A stretch of time ends after it began.", Problem("to", "must be later than from"))
+
+    tried = ", only tried" if body.dryRun else ""
+    note_change(request, f"{body.deviceId} from {timestamp(start)} to {timestamp(end)}{tried}")
 
     async def work(connection: AsyncConnection[TupleRow]) -> tuple[Kind, Annulled]:
         kind = BY_NAME[body.kind] if body.kind else await kind_of(connection, body.deviceId, start, end)

@@ -26,6 +26,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from analytics_api.http.answers import json_response, timestamp
+from analytics_api.http.audit import note_change
 from analytics_api.http.bodies import json_body
 from analytics_api.http.errors import InvalidBodyError, Problem, UnavailableError
 from config.seldom import Once
@@ -145,6 +146,7 @@ async def post_readings(gateway: Gateway, kind: Kind, request: Request) -> Respo
     if isinstance(content, list):
         readings = await _validated_array(rules, kind, content, window)
         readings = [gateway.without_unknown_fields(kind, reading) for reading in readings]
+        note_change(request, f"{len(readings)} readings")
         await gateway.publish(await _by_device(kind, readings))
         return _accepted("The broker has taken the readings.", {"accepted": len(readings)})
     problems, reading = _validated(rules, kind, content, window)
@@ -152,6 +154,7 @@ async def post_readings(gateway: Gateway, kind: Kind, request: Request) -> Respo
         raise _invalid(problems)
     reading = gateway.without_unknown_fields(kind, reading)
     device_id = reading[kind.id_field]
+    note_change(request, f"a reading of {device_id}")
     await gateway.publish([(kind.topic_prefix + device_id, to_json(reading))])
     moment = instant(reading["timestamp"])
     return _accepted("The broker has taken the reading.", {kind.id_field: device_id, "timestamp": timestamp(moment)})

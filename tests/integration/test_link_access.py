@@ -6,8 +6,6 @@ import asyncio
 import base64
 import hashlib
 import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,14 @@ from config.errors import SettingsError
 from config.settings import load_settings
 from mqtt.errors import LinkLost
 from mqtt.link import Connection, Link, LinkOptions
+from tests.certificates import NEEDS_OPENSSL, make_authority, openssl, sign
 from tests.fake_broker import anyio_backend, nothing_left_behind  # noqa: F401 - fixtures
 from tests.guarded_broker import PASSWORDS, TLS, GuardedBroker
 from tests.waiting import wait_until_async
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command to make certificates"),
+    NEEDS_OPENSSL,
 ]
 
 PASSWORD = "it's a secret"
@@ -44,25 +43,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a CA and what it signed: server.pem for 127.0.0.1, elsewhere.pem for another name, client.pem."""
     folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
     for name in ("ca", "stranger"):
-        openssl(
-            "req", "-x509", *new_key, "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}"
-        )
+        make_authority(folder, name)
     for name, subject in (("server", "IP:127.0.0.1"), ("elsewhere", "DNS:elsewhere.example"), ("client", "DNS:client")):
-        (folder / f"{name}.ext").write_text(f"subjectAltName={subject}\n")
-        openssl(
-            "req", "-new", *new_key, "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}"
-        )
-        openssl(
-            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
-            *("-extfile", f"{name}.ext", "-days", "2", "-out", f"{name}.pem"),
-        )
-    openssl("ec", "-in", "client.key", "-aes256", "-passout", "pass:x", "-out", "locked.key")
+        sign(folder, name, subject)
+    openssl(folder, "ec", "-in", "client.key", "-aes256", "-passout", "pass:x", "-out", "locked.key")
     return folder
 
 

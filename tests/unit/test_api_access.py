@@ -12,8 +12,10 @@ from starlette.requests import Request
 from analytics_api.http import bodies
 from analytics_api.http.access import AccessRules
 from analytics_api.http.errors import BodyTimeoutError
+from analytics_api.http.wrong_tokens import WrongTokens
 from config.errors import SettingsError
 from config.settings import Settings, load_settings
+from config.tokens import tokens
 
 LOCAL = {"host": "localhost:3000"}
 OURS = ["localhost:3000", "LocalHost", "localhost.", "localhost:", "127.0.0.1", "127.9.9.9:1", "[::1]:3000", "[0:0::1]"]
@@ -56,7 +58,7 @@ def status(asked: AccessRules, method: str, path: str = "/v1/x", target_host: st
     scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "headers": pairs}
     if target_host is not None:
         scope["target_host"] = target_host
-    refusal = asked.refusal(scope)
+    refusal = asked.refusal(scope, WrongTokens())
     return 200 if refusal is None else int(refusal.status)
 
 
@@ -70,7 +72,9 @@ def test_where_it_is_said_so_this_machine_writes_without_tokens(method: str, hos
 def test_without_tokens_nobody_writes_unless_it_is_said_so(method: str) -> None:
     asked = rules(write_loopback=False)
     assert status(asked, method, **LOCAL) == 403
-    refusal = asked.refusal({"type": "http", "method": method, "path": "/", "headers": [(b"host", b"localhost")]})
+    refusal = asked.refusal(
+        {"type": "http", "method": method, "path": "/", "headers": [(b"host", b"localhost")]}, WrongTokens()
+    )
     assert "API_WRITE_TOKENS" in str(refusal)
     assert "API_WRITE_LOOPBACK" in str(refusal)
 
@@ -124,7 +128,7 @@ def test_on_loopback_a_foreign_host_reads_nothing(host: str, path: str) -> None:
 
 
 def test_a_token_is_good_under_any_host() -> None:
-    asked = rules(read_tokens=(b"reader",), write_tokens=(b"writer",))
+    asked = rules(read_tokens=tokens("reader"), write_tokens=tokens("writer"))
     assert status(asked, "GET", host="fleet.example.com", authorization="Bearer reader") == 200
     assert status(asked, "POST", host="fleet.example.com", authorization="Bearer writer") == 200
     assert status(asked, "GET", "/", host="fleet.example.com") == 200
@@ -165,7 +169,7 @@ def test_own_and_listed_origins_write() -> None:
 
 
 def test_a_token_counts_for_what_it_is_listed_for() -> None:
-    asked = rules(read_tokens=(b"reader", b"second"), write_tokens=(b"writer",), loopback_only=False)
+    asked = rules(read_tokens=tokens("reader,second"), write_tokens=tokens("writer"), loopback_only=False)
     for method, token, expected in [
         ("GET", "reader", 200),
         ("GET", "second", 200),
@@ -183,13 +187,13 @@ def test_a_token_counts_for_what_it_is_listed_for() -> None:
     "path", ["/", "/static/live.js", "/api", "/api/swagger.js", "/openapi.json", "/healthz", "/readyz", "/metrics"]
 )
 def test_what_is_open_stays_open(path: str) -> None:
-    assert status(rules(read_tokens=(b"reader",)), "GET", path) == 200
+    assert status(rules(read_tokens=tokens("reader")), "GET", path) == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/stream", "/apiv1", "/static", "//", "/metrics/"])
 def test_nothing_else_is_open(path: str) -> None:
     expected = 200 if path == "/static" else 401
-    assert status(rules(read_tokens=(b"reader",)), "GET", path) == expected
+    assert status(rules(read_tokens=tokens("reader")), "GET", path) == expected
 
 
 @pytest.mark.parametrize("name", ["API_READ_TOKENS", "API_WRITE_TOKENS", "API_CORS_ORIGINS"])
