@@ -48,6 +48,22 @@ _REFUSALS = tuple(
             'the user may not connect to database "{0}"; GRANT CONNECT ON DATABASE gives the right',
             True,
         ),
+        (
+            r"certificate verify failed",
+            "its certificate is not by an authority of sslrootcert, or has expired; check sslrootcert in DATABASE_URL",
+            True,
+        ),
+        (
+            r'server certificate for "(.*?)".* does not match host name "(.*?)"',
+            'its certificate is for "{0}", and we look for "{1}"; check the host in DATABASE_URL',
+            True,
+        ),
+        (
+            r'root certificate file "(.*?)" does not exist',
+            'the file "{0}" of sslrootcert is not there; check DATABASE_URL',
+            True,
+        ),
+        (r"server does not support SSL", "it offers no TLS, and sslmode asks for it; is it the right server?", True),
         (r"no pg_hba.conf entry for (.*)", "the server's pg_hba.conf lets nobody in as {0}", True),
         (r"Connection refused", "nothing listens there; is PostgreSQL running? Check DATABASE_HOST and _PORT", False),
         (r"failed to resolve host", "the host name is unknown; check DATABASE_HOST or DATABASE_URL", False),

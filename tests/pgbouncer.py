@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,8 +35,13 @@ def _program(account: Account | None) -> tuple[Path, dict[str, str]]:
 
 
 @contextmanager
-def pgbouncer(folder: Path, url: str, mode: str, more: str = "") -> Iterator[str]:
-    """A pooler in this mode, and with `more` settings, before the database at `url`; the same URL through it."""
+def pgbouncer(
+    folder: Path, url: str, mode: str, more: str = "", files: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """A pooler in this mode, and with `more` settings, before the database at `url`; the same URL through it.
+
+    `files`: what those settings name, by its name.
+    """
     account = account_for(folder / "none")  # it refuses to run as root, too
     program, environment = _program(account)
     folder.mkdir(parents=True)
@@ -45,6 +50,8 @@ def pgbouncer(folder: Path, url: str, mode: str, more: str = "") -> Iterator[str
     server = conninfo_to_dict(url)
     (port,) = free_ports(1)
     passwords = {"user": server["user"], "password": _password(url)}
+    for name, text in (files or {}).items():
+        write_for(account, folder / name, text)
     write_for(account, folder / "users", '"{user}" "{password}"\n'.format(**passwords))
     write_for(
         account,

@@ -26,6 +26,7 @@ COMMANDS = {
     "ingest": ("ingestor.command", "take readings from MQTT into PostgreSQL"),
     "api": ("analytics_api.command", "serve status and analytics over HTTP"),
     "token": ("analytics_api.token_command", "make a token for a client of the API, and its entry for the settings"),
+    "licences": ("wattline.licences_command", "what is shipped and under which licence, also as CycloneDX"),
     "loadgen": ("loadgen.command", "publish as a simulated fleet, and verify what was stored"),
     "rebuild-hourly": ("ingestor.rebuild", "sum the hours of a stretch of time again"),
     "retention": ("ingestor.housekeeping.retention_command", "show or drop what is past RETENTION_DAYS"),
