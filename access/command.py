@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import sys
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from access.errors import AccessError
 from access.folder import changing, read
-from access.lists import HEADER, Entry, read_devices, secret_lines, with_new_secrets, write_secrets
+from access.lists import Entry, csv_text, read_devices, with_new_secrets, write_secrets
 from access.rights import DEVICE, ROLES, device_of
 from access.telling import PID_FILE, tell_broker
 from config.errors import OK, UsageError
@@ -97,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     if written is not None:
         tell(f"the secrets are in {written}, and nowhere else")
     elif args.action != "remove":
-        _print(entries)
+        say(csv_text(entries).splitlines())
     done = {"add": "added", "rotate": "gave a new secret to", "remove": "removed"}[args.action]
     told = tell_broker(args.pid_file or folder / PID_FILE, len(accounts.passwords))
     tell(f"{done} {counted(len(entries), 'account')}; {told}")
@@ -132,13 +130,6 @@ def _listed(folder: Path, prefix: str) -> list[str]:
     roles = {name: accounts.role_of(name) for name in shown}
     tell(", ".join(f"{counted(number, role)}" for role, number in sorted(Counter(roles.values()).items())) or "none")
     return [f"{device_of(name)}\t{roles[name]}" for name in shown]
-
-
-def _print(entries: list[Entry]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(HEADER)
-    writer.writerows(secret_lines(entries))
-    sys.stdout.flush()
 
 
 def _device_id(given: str) -> str:

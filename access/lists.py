@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -39,8 +40,9 @@ def with_new_secrets(devices: Iterable[str]) -> list[Entry]:
     return [Entry(device, new_secret()) for device in devices]
 
 
-def read_devices(path: str) -> list[Entry]:
-    """A line a device: its id, and its secret where it has one already. `-` is standard input. Raises AccessError.
+def read_devices(path: str, *, new: bool = True) -> list[Entry]:
+    """A line a device: its id, and its secret where it has one already; where not, it gets a new one, or, if `new` ones
+    are not wanted, is refused. `-` is standard input. Raises AccessError.
 
     A first line of the words `device`, `deviceId` or `id` is a heading. What we write (`write_secrets`) can be read.
     """
@@ -60,7 +62,7 @@ def read_devices(path: str) -> list[Entry]:
         cells = [cell.strip() for cell in row]
         if not any(cells) or (number == 1 and cells[0].lower() in ("device", "deviceid", "device_id", "id")):
             continue
-        entry = _entry(f"{name}, line {number}", cells)
+        entry = _entry(f"{name}, line {number}", cells, new=new)
         if entry.device in entries:
             raise AccessError(f"{name}, line {number}: {entry.device} is there twice")
         entries[entry.device] = entry
@@ -69,12 +71,14 @@ def read_devices(path: str) -> list[Entry]:
     return list(entries.values())
 
 
-def _entry(where: str, cells: Sequence[str]) -> Entry:
+def _entry(where: str, cells: Sequence[str], *, new: bool) -> Entry:
     try:
         device = _DEVICE_ID.validate_python(cells[0])
     except ValidationError:
         raise AccessError(f"{where}: {cells[0][:100]!r} is no device's id, which has {DEVICE_ID_RULE}") from None
     secret = cells[-1] if len(cells) in (2, len(HEADER)) else ""
+    if not secret and not new:
+        raise AccessError(f"{where}: {device} has no password")
     if not secret:
         return Entry(device, new_secret())
     if not LENGTH_MIN <= len(secret) <= LENGTH_MAX or not secret.isprintable():
@@ -87,6 +91,15 @@ def secret_lines(entries: Iterable[Entry]) -> list[tuple[str, str, str]]:
     return [(entry.device, entry.account, entry.secret) for entry in entries]
 
 
+def csv_text(entries: Iterable[Entry]) -> str:
+    """Such a list with its heading."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    writer.writerows(secret_lines(entries))
+    return text.getvalue()
+
+
 def write_secrets(path: Path, entries: Iterable[Entry]) -> None:
     """A new file that its owner alone may read, on disk. Raises AccessError, also where one is there."""
     try:
@@ -97,9 +110,7 @@ def write_secrets(path: Path, entries: Iterable[Entry]) -> None:
         raise AccessError(f"{path}: {error.strerror}") from None
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(HEADER)
-            writer.writerows(secret_lines(entries))
+            file.write(csv_text(entries))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

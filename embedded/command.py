@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     free = "0 = any free port"
     add("--http-port", type=port, default=3000, metavar="PORT", help=f"the API's; {free} (default %(default)s)")
-    add("--mqtt-port", type=port, default=1883, metavar="PORT", help=f"the broker's; {free} (default %(default)s)")
+    add("--mqtt-port", type=port, metavar="PORT", help=f"the broker's; {free} (default 1883, with --secure 8883)")
     add(
         "--pg-port",
         type=port,
@@ -42,6 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="PostgreSQL's; 0 = the last one, else any free (default)",
     )
     add("--metrics-port", type=port, default=9464, metavar="PORT", help=f"the ingestor's; {free} (default %(default)s)")
+    add(
+        "--secure",
+        action="store_true",
+        help="the broker as in production: TLS, and an account for each of wattline's parts and each simulated device",
+    )
     add(
         "--data-dir",
         type=Path,
@@ -61,10 +66,11 @@ def run(args: argparse.Namespace) -> int:
         vehicles=args.vehicles,
         interval_seconds=args.interval,
         http_port=args.http_port,
-        mqtt_port=args.mqtt_port,
+        mqtt_port=args.mqtt_port if args.mqtt_port is not None else 8883 if args.secure else 1883,
         pg_port=args.pg_port,
         metrics_port=args.metrics_port,
         data_dir=args.data_dir or load_settings().data_dir,
+        secure=args.secure,
     )
     try:
         return up(options)

@@ -18,6 +18,7 @@ from config.errors import OK
 from config.settings import load_settings
 from embedded.account import account_for
 from embedded.books import Books, read_sample
+from embedded.broker_accounts import BrokerAccounts
 from embedded.commands import Household, WattlineCommand
 from embedded.errors import EmbeddedError
 from embedded.interpreter import interpreter_for
@@ -28,7 +29,9 @@ from embedded.postgres import PostgresServer
 from embedded.postgres_programs import postgres_programs
 from embedded.run_file import end_left_running, sole_run, write_run
 from embedded.screen import Screen
+from embedded.secure_mosquitto import SecureMosquittoServer
 from embedded.stopping import Stopping, StopRequested
+from loadgen.fleet import device_ids
 from processes.asking import fetch
 from processes.errors import ProcessError
 from processes.service import Service
@@ -39,6 +42,7 @@ BOOKS_SECONDS = 1.0
 STOP_SECONDS = 30.0  # for all of them together; the ingestor's last flush is what may take a while
 LEAST_STOP_SECONDS = 1.0  # for each, also when somebody else has used the deadline up
 MIGRATE_SECONDS = 120.0
+BROKER_SETTINGS = ("MQTT_GATEWAY_URL", "MQTT_MONITOR_URL", "MQTT_TLS_CA", "MQTT_TLS_CERT", "MQTT_TLS_KEY")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,13 @@ class Options:
     pg_port: int
     metrics_port: int
     data_dir: Path
+    secure: bool = False
+    """TLS, and an account for each of wattline's parts and each simulated device."""
+
+    @property
+    def fleet(self) -> Mapping[str, int]:
+        """The simulated devices, by the name of their kind."""
+        return {"meter": self.meters, "vehicle": self.vehicles} if self.interval_seconds else {}
 
 
 def up(options: Options) -> int:
@@ -92,13 +103,23 @@ class _Run:
         self._postgres = PostgresServer(
             options.data_dir / "postgres", port=options.pg_port, log=self._logs / "postgres.log"
         )
-        self._mosquitto = MosquittoServer(
-            options.data_dir / "mosquitto", port=self._mqtt_port, log=self._logs / "mosquitto.log"
-        )
+        # A folder of its own: accounts have other client ids, and so other sessions.
+        folder, log = options.data_dir / "mosquitto", self._logs / "mosquitto.log"
+        self._spool = options.data_dir.absolute() / "spool"
+        self._mosquitto: MosquittoServer
+        self._accounts: BrokerAccounts | None = None
+        if options.secure:
+            secure = SecureMosquittoServer(folder.with_name("mosquitto-secure"), port=self._mqtt_port, log=log)
+            devices = device_ids(options.fleet, "") if any(options.fleet.values()) else []
+            self._mosquitto, self._accounts = secure, BrokerAccounts(secure, self._spool, devices)
+        else:
+            self._mosquitto = MosquittoServer(folder, port=self._mqtt_port, log=log)
 
     def start(self) -> None:
         """Servers, schema, commands; each only when what it needs is ready."""
         self._screen.say("starting PostgreSQL and Mosquitto ...")
+        if self._accounts:
+            self._accounts.set_up(account_for(self._postgres.data))
         self._bring_up(self._postgres, self._mosquitto)
         self._screen.say("starting wattline ...")
         self._migrate()
@@ -110,10 +131,11 @@ class _Run:
             self._bring_up(self._command("retention", "retention", "keep", environment=self._as_owner()))
         self._introduce()
         fleet = self._options
-        if (fleet.meters or fleet.vehicles) and fleet.interval_seconds:
+        if any(fleet.fleet.values()):
             sizes = ("--meters", str(fleet.meters), "--vehicles", str(fleet.vehicles))
             pace = ("--interval", f"{fleet.interval_seconds:g}", "--prefix", "")
-            self._bring_up(self._command("loadgen", "loadgen", *sizes, *pace))
+            by = ("--accounts", self._accounts.devices_file(self._handed_over())) if self._accounts else ()
+            self._bring_up(self._command("loadgen", "loadgen", *sizes, *pace, *by))
 
     def watch(self) -> None:
         """Keep everything running and show the books, until StopRequested."""
@@ -168,7 +190,9 @@ class _Run:
         if interpreter.why_not:
             self._screen.say(f"wattline's own commands run as root: {interpreter.why_not}")
         environment = {
+            **dict.fromkeys(BROKER_SETTINGS, ""),  # of another broker, perhaps
             "MQTT_URL": self._mosquitto.url,
+            **(self._accounts.environment(interpreter.account is not None) if self._accounts else {}),
             "HOST": LOOPBACK,
             "PORT": str(self._http_port),
             "METRICS_HOST": LOOPBACK,
@@ -176,7 +200,7 @@ class _Run:
             **dict.fromkeys(("API_TLS_CERT", "API_TLS_KEY"), ""),  # loopback; a certificate's name is another one
             "API_WRITE_LOOPBACK": "1",  # to try it out; what comes to this port comes from this machine
         }
-        spool, chosen = self._options.data_dir.absolute() / "spool", load_settings().rejected_spool_dir
+        spool, chosen = self._spool, load_settings().rejected_spool_dir
         # The account starts in that folder, and may not be able to enter the ones above.
         ours = "." if interpreter.account else str(spool)
         environment["REJECTED_SPOOL_DIR"] = ours if chosen is None else str(chosen.absolute())
@@ -200,12 +224,18 @@ class _Run:
 
     def _restricted(self, name: str, command: str, ready_port: int) -> WattlineCommand:
         """One that has a login of its own."""
-        environment = self._logins.environment(name, self._postgres)
+        environment = {**self._logins.environment(name, self._postgres)}
+        if self._accounts:
+            environment |= self._accounts.environment_of(name)
         return self._command(name, command, ready_port=ready_port, environment=environment)
+
+    def _handed_over(self) -> bool:
+        """Whether wattline's commands run as an account of their own, which may not enter our folders."""
+        return self._common().interpreter.account is not None
 
     def _as_owner(self) -> dict[str, str]:
         """For what makes and drops tables. The account that runs it need not be able to read the password file."""
-        handed_over = {"PGPASSWORD": self._postgres.password} if self._common().interpreter.account else {}
+        handed_over = {"PGPASSWORD": self._postgres.password} if self._handed_over() else {}
         return {"DATABASE_URL": self._postgres.url, **handed_over}
 
     def _show_books(self, now: float) -> None:
@@ -229,11 +259,21 @@ class _Run:
             ("a meter", f"curl {web}/v1/telemetry/meter/METER-001/status"),
             ("metrics", f"http://{LOOPBACK}:{self._metrics_port}/metrics"),
             ("MQTT", self._mosquitto.url),
+            *self._how_to_get_in(),
             ("database", shlex.join((psql, self._postgres.url))),
             ("logs", f"{self._logs}/"),
         )
         text = "".join(f"\n  {name:<10} {value}" for name, value in lines)
         self._screen.say(f"wattline is ready; Ctrl-C stops it, {self._options.data_dir}/ keeps its data{text}")
+
+    def _how_to_get_in(self) -> tuple[tuple[str, str], ...]:
+        """What a device needs to know beside the address."""
+        if not isinstance(self._mosquitto, SecureMosquittoServer) or not self._accounts:
+            return ()
+        return (
+            ("authority", str(self._mosquitto.ca_file)),
+            ("accounts", f"{self._accounts.devices_file(False)}; `wattline devices` adds more"),
+        )
 
     def _pids(self) -> Sequence[int | None]:
         return [service.pid for service in self._started]
@@ -246,13 +286,15 @@ class _Run:
             "metrics": self._metrics_port,
             "pg": self._postgres.port,
         }
-        facts = {
+        facts: dict[str, object] = {
             "httpUrl": web,
             "mqttUrl": self._mosquitto.url,
             "metricsUrl": f"{metrics}/metrics",
             "databaseUrl": self._postgres.url,
             "ports": ports,
         }
+        if isinstance(self._mosquitto, SecureMosquittoServer):
+            facts |= {"mqttTlsCa": str(self._mosquitto.ca_file), "accessDir": str(self._mosquitto.access)}
         write_run(self._options.data_dir, facts, self._started)
 
     def _kill_all(self) -> None:

@@ -10,18 +10,20 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Mapping
 from random import Random
 
+from access.lists import Entry, read_devices
 from config.errors import FAILED, OK, UsageError, WattlineError
 from config.event_loop import loop_factory
 from config.logging import configure_logging, tell
 from config.open_files import raise_limit
-from config.output import say
+from config.output import counted, first_few, say
 from config.settings import Settings, load_settings
 from loadgen import log
 from loadgen.committed import Committed
 from loadgen.evidence import Evidence
-from loadgen.fleet import id_prefix, make_fleet, points_of
+from loadgen.fleet import device_ids, id_prefix, make_fleet, points_of
 from loadgen.messages import LATE_SECONDS, Faults
 from loadgen.options import INTERVAL_SECONDS, configure, device_options, devices_of
 from loadgen.progress import Progress
@@ -47,13 +49,17 @@ def run(args: argparse.Namespace) -> int:
     """Run the fleet, report, verify. Raises WattlineError."""
     settings = load_settings(beside_up=True, data_dir=args.data_dir, publishes=True)
     pace = pace_of(args)
-    problem = _no_account(settings) or _problem(args, pace, settings) or _no_room(min(args.connections, pace.points))
+    accounts = (
+        None if args.accounts is None else {entry.device: entry for entry in read_devices(args.accounts, new=False)}
+    )
+    connections = sum(devices_of(args).values()) if accounts is not None else min(args.connections, pace.points)
+    problem = _no_account(args, settings, accounts) or _problem(args, pace, settings) or _no_room(connections)
     if problem is not None:
         raise UsageError(problem)
     configure_logging(settings.log_level, settings.log_format)
     report, status = Report(), FAILED
     try:
-        status = _run(args, settings, pace, report)
+        status = _run(args, settings, pace, report, accounts)
     except WattlineError as error:
         status, report.error = error.exit_status, str(error)
         raise
@@ -63,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def _run(args: argparse.Namespace, settings: Settings, pace: Pace, report: Report) -> int:
+def _run(
+    args: argparse.Namespace, settings: Settings, pace: Pace, report: Report, accounts: Mapping[str, Entry] | None
+) -> int:
     points = make_fleet(devices_of(args), args.prefix, Random(f"fleet {args.seed}"))
     counts, evidence = report.counts, Evidence(points) if args.verify else None
     readings_max = None if isinstance(pace, Schedule) else pace.turns
@@ -81,7 +89,7 @@ def _run(args: argparse.Namespace, settings: Settings, pace: Pace, report: Repor
     fleet = Run(
         points,
         pace,
-        min(args.connections, pace.points),
+        min(args.connections, pace.points) if accounts is None else sum(devices_of(args).values()),
         Random(f"run {args.seed}"),
         counts,
         evidence,
@@ -92,6 +100,7 @@ def _run(args: argparse.Namespace, settings: Settings, pace: Pace, report: Repor
         past_from_us,
         report.latency,
         report.committed,
+        accounts,
     )
     status = OK
     try:
@@ -198,13 +207,21 @@ def _problem(args: argparse.Namespace, pace: Pace, settings: Settings) -> str | 
     return None
 
 
-def _no_account(settings: Settings) -> str | None:
+def _no_account(args: argparse.Namespace, settings: Settings, accounts: Mapping[str, Entry] | None) -> str | None:
     """Why nothing may connect as these settings say; else None."""
+    if accounts is not None:
+        missing = [device for device in device_ids(devices_of(args), args.prefix) if device not in accounts]
+        if not missing:
+            return None
+        return (
+            f"{args.accounts} has no account of {counted(len(missing), 'device')}: {first_few(missing)}; "
+            "`wattline devices add --csv … --out …` makes accounts and such a file"
+        )
     if not settings.has_ingestors_account:
         return None
     return (
         "MQTT_URL has the ingestor's own account, and a device that connects by it could end the ingestor's session, "
-        "with all that is queued there: set MQTT_URL to another account"
+        "with all that is queued there: set MQTT_URL to another account, or name the devices' own with --accounts"
     )
 
 

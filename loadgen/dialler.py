@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from pydantic import SecretStr
+
 from config.backoff import backoff_seconds
 from config.settings import Settings
 from loadgen.messages import Message
@@ -45,7 +47,7 @@ class Dialler:
         self, lanes: Sequence[Lane], settings: Settings, under_way_max: int, *, mqtt_version: str, qos: int
     ) -> None:
         """Raises SettingsError when a certificate file cannot be used."""
-        self._lanes = lanes
+        self.lanes = lanes
         self._under_way_max = under_way_max
         self._version = mqtt_version
         self._qos = qos
@@ -68,15 +70,15 @@ class Dialler:
 
     def start(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """The workers, as tasks of `group`, until they are cancelled. They raise LinkRefused."""
-        return [group.create_task(self._work()) for _ in range(min(CONNECTING_MAX, len(self._lanes)))]
+        return [group.create_task(self._work()) for _ in range(min(CONNECTING_MAX, len(self.lanes)))]
 
     async def connect_all(self, stalled_seconds: float | None) -> None:
         """The first connection alone, so that a missing broker is reported once; then the others.
 
         Raises the latest LinkError when no new connection comes about for that long; None = wait for ever.
         """
-        for until in (1, len(self._lanes)):
-            for lane in self._lanes[:1] if until == 1 else self._lanes[1:]:
+        for until in (1, len(self.lanes)):
+            for lane in self.lanes[:1] if until == 1 else self.lanes[1:]:
                 self._wanted.put_nowait(lane)
             best, since, told = self.connected, time.monotonic(), time.monotonic()
             while self.connected < until:
@@ -92,7 +94,7 @@ class Dialler:
 
     async def close(self) -> None:
         self._closing = True
-        outlets = [lane.outlet for lane in self._lanes if lane.outlet is not None]
+        outlets = [lane.outlet for lane in self.lanes if lane.outlet is not None]
         for start in range(0, len(outlets), DISCONNECTING_MAX):
             await asyncio.gather(*(outlet.disconnect() for outlet in outlets[start : start + DISCONNECTING_MAX]))
 
@@ -121,9 +123,13 @@ class Dialler:
                 self._wanted.put_nowait(lane)
 
     async def _open(self, lane: Lane) -> None:
+        broker, client_id = self._base.broker, f"{self._name}-{lane.number + 1}"
+        if lane.account is not None:
+            client_id = lane.account.account
+            broker = broker.model_copy(update={"username": client_id, "password": SecretStr(lane.account.secret)})
         options = LinkOptions(
-            broker=self._base.broker,
-            client_id=f"{self._name}-{lane.number + 1}",
+            broker=broker,
+            client_id=client_id,
             keepalive_seconds=KEEPALIVE_SECONDS_FEW if self._few else KEEPALIVE_SECONDS_MANY,
             tls=self._base.tls,
         )

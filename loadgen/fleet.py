@@ -94,13 +94,27 @@ def points_of(devices: Mapping[str, int]) -> int:
     return max(devices.get(name, 0) for name in paired) + alone
 
 
+def device_ids(devices: Mapping[str, int], prefix: str) -> list[str]:
+    """How the devices of such a fleet are called."""
+    width = _width(devices)
+    return [
+        f"{id_prefix(kind, prefix)}{number:0{width}d}"
+        for kind, count in devices.items()
+        for number in range(1, count + 1)
+    ]
+
+
+def _width(devices: Mapping[str, int]) -> int:
+    """One for all, so that VEH-0042 and METER-0042 belong together also in the eyes of METER_ID_CONVENTION."""
+    return max(ID_WIDTH_MIN, len(str(max(devices.values()))))
+
+
 def make_fleet(devices: Mapping[str, int], prefix: str, rng: Random) -> list[Point]:
     """The points of a fleet, `devices` of each kind by its name: chargers first, each sort in order of its numbers.
 
     The same generator state gives the same fleet.
     """
-    # One width for all, so that VEH-0042 and METER-0042 belong together also in the eyes of METER_ID_CONVENTION.
-    width = max(ID_WIDTH_MIN, len(str(max(devices.values()))))
+    width = _width(devices)
 
     def device(kind: str, number: int) -> Device:
         name = f"{id_prefix(kind, prefix)}{number:0{width}d}"

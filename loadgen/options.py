@@ -110,6 +110,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="connections to the broker that the devices share (default %(default)s)",
     )
+    add(
+        "--accounts",
+        metavar="FILE",
+        help="a CSV file of `wattline devices add --out`: each device connects by its own account, one connection each",
+    )
     add("--seed", type=int, default=1, metavar="N", help="the same seed simulates the same fleet (default %(default)s)")
 
 

@@ -27,9 +27,10 @@ class Progress:
         self,
         counts: Counts,
         duration_seconds: float | None,
-        stream: TextIO = sys.stderr,
+        stream: TextIO | None = None,
         readings_max: int | None = None,
     ) -> None:
+        stream = stream or sys.stderr
         self._counts = counts
         self._duration = duration_seconds
         self._readings_max = readings_max

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from access.lists import Entry
 from loadgen.counts import Counts
 from loadgen.evidence import ACKNOWLEDGED
 from loadgen.histogram import Histogram
@@ -65,10 +66,12 @@ class Traffic:
 class Lane:
     """One connection with its queue; a device always uses the same one, so its readings keep order."""
 
-    __slots__ = ("_repeats", "_traffic", "_waiting", "_waiting_max", "number", "outlet")
+    __slots__ = ("_repeats", "_traffic", "_waiting", "_waiting_max", "account", "number", "outlet")
 
-    def __init__(self, number: int, traffic: Traffic, waiting_max: int) -> None:
+    def __init__(self, number: int, traffic: Traffic, waiting_max: int, account: Entry | None = None) -> None:
+        """`account`: as whom it connects; None: as MQTT_URL says."""
         self.number = number
+        self.account = account
         self.outlet: Outlet | None = None
         self._traffic = traffic
         self._waiting_max = waiting_max
@@ -146,6 +149,31 @@ class Lane:
         counts.messages += len(batch)
         if self._traffic.qos == 0:
             self._traffic.pending -= len(batch)
+
+
+class Switchboard:
+    """Many lanes as one, where each device has a connection of its own: a message goes by that of its device."""
+
+    def __init__(self, lanes: Mapping[str, Lane]) -> None:
+        """`lanes` by the topic of their device."""
+        self._lanes = lanes
+        self._busy: dict[int, Lane] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether one of them takes no more for now."""
+        return any(lane.full for lane in self._busy.values())
+
+    def put(self, message: Message) -> None:
+        lane = self._lanes[message.topic]
+        lane.put(message)
+        self._busy[lane.number] = lane
+
+    def flush(self) -> None:
+        """Send what there is room for."""
+        for lane in self._busy.values():
+            lane.flush()
+        self._busy = {number: lane for number, lane in self._busy.items() if lane.full}
 
 
 def under_way_per_lane(lanes: int) -> int:

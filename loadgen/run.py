@@ -10,12 +10,13 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from access.lists import Entry
 from config.settings import Settings
 from loadgen.committed import Committed
 from loadgen.counts import Counts
@@ -25,7 +26,7 @@ from loadgen.fleet import Point
 from loadgen.histogram import Histogram
 from loadgen.messages import Faults, MessageMaker
 from loadgen.progress import Progress
-from loadgen.publisher import Lane, Traffic, under_way_per_lane, waiting_per_lane
+from loadgen.publisher import Lane, Switchboard, Traffic, under_way_per_lane, waiting_per_lane
 from loadgen.schedule import ClosedLoop, OpenLoop, Pace, Schedule
 from loadgen.script import BackfillScript, FleetScript, RateScript, Script
 from loadgen.templates import Templates
@@ -67,6 +68,8 @@ class Run:
     """Where a backfill begins (microseconds since 1970); None = readings of now."""
     latency: Histogram = field(default_factory=Histogram)
     committed: Committed | None = None
+    accounts: Mapping[str, Entry] | None = None
+    """Of every device, by its id, where each connects by itself; then `connections` counts the devices."""
 
     @property
     def bounded(self) -> bool:
@@ -91,7 +94,14 @@ async def run_fleet(run: Run, settings: Settings) -> None:
     """
     stop = asyncio.Event()
     traffic = Traffic(run.counts, run.latency, run.qos)
-    lanes = [Lane(number, traffic, waiting_per_lane(run.connections)) for number in range(run.connections)]
+    waiting_max = waiting_per_lane(run.connections)
+    ways: Sequence[Lane | Switchboard]
+    if run.accounts is None:
+        ways = lanes = [Lane(number, traffic, waiting_max) for number in range(run.connections)]
+    else:
+        devices = [device for point in run.points for device in point.devices]
+        lanes = [Lane(n, traffic, waiting_max, run.accounts[device.id]) for n, device in enumerate(devices)]
+        ways = [Switchboard({device.topic: lane for device, lane in zip(devices, lanes, strict=True)})]
     dialler = Dialler(lanes, settings, under_way_per_lane(run.connections), mqtt_version=run.mqtt_version, qos=run.qos)
     with _stopping_signals(stop):
         try:
@@ -104,7 +114,7 @@ async def run_fleet(run: Run, settings: Settings) -> None:
                     background.append(group.create_task(run.progress.run(), name="progress"))
                     if run.committed is not None:
                         background.append(group.create_task(run.committed.run(), name="committed"))
-                    await _publish(run, lanes, traffic, dialler, stop)
+                    await _publish(run, ways, traffic, dialler, stop)
                     # Samples of what was never acknowledged may never come.
                     if run.committed is not None and not stop.is_set() and not traffic.pending:
                         await _unless_stopped(stop, run.committed.settle(SETTLE_SECONDS))
@@ -119,14 +129,17 @@ async def run_fleet(run: Run, settings: Settings) -> None:
             await dialler.close()
 
 
-async def _publish(run: Run, lanes: Sequence[Lane], traffic: Traffic, dialler: Dialler, stop: asyncio.Event) -> None:
-    """Until all is sent and answered, or nobody can wait any longer for that."""
+async def _publish(
+    run: Run, ways: Sequence[Lane | Switchboard], traffic: Traffic, dialler: Dialler, stop: asyncio.Event
+) -> None:
+    """Until all is sent and answered, or nobody can wait any longer for that. Turns are shared out among the `ways`."""
+    lanes = dialler.lanes
     started, cpu_started = time.monotonic(), time.process_time()
     duration = run.schedule.duration_seconds
     drain_seconds = DRAIN_SECONDS_TIMED if run.bounded else DRAIN_SECONDS_ENDLESS
     # The schedule may end late, held up by full lanes; then the time for the last answers is already over.
     limit = None if duration is None else duration + drain_seconds
-    producer = Producer(run, lanes, traffic, started)
+    producer = Producer(run, ways, traffic, started)
     producing = asyncio.create_task(producer.run(), name="schedule")
     try:
         while not producing.done() and not stop.is_set():
@@ -159,7 +172,7 @@ async def _publish(run: Run, lanes: Sequence[Lane], traffic: Traffic, dialler: D
 class Producer:
     """Makes each reading when it is due and hands it to its lane."""
 
-    def __init__(self, run: Run, lanes: Sequence[Lane], traffic: Traffic, started: float) -> None:
+    def __init__(self, run: Run, lanes: Sequence[Lane | Switchboard], traffic: Traffic, started: float) -> None:
         self._pace = run.schedule
         self._counts = run.counts
         self._script = run.script()
@@ -198,7 +211,7 @@ class Producer:
         """The turns that are due, up to `end`; False when a lane took no more. A hot path: 2.5 µs a reading."""
         pace, lanes, script, started = self._pace, self._lanes, self._script, self._started
         closed, count = isinstance(pace, ClosedLoop), len(lanes)
-        touched: dict[int, Lane] = {}
+        touched: dict[int, Lane | Switchboard] = {}
         turn, room = self._turn, True
         while turn < end:
             due = elapsed if closed else pace.due(turn)

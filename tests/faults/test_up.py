@@ -11,6 +11,7 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from embedded.leftovers import find_marked, is_alive
 from embedded.ports import _least_port
 from tests.processes import WattlineProcess, get_status
 from tests.waiting import wait_until
+from wattline.cli import main
 
 Start = Callable[..., WattlineProcess]
 ANY_PORTS = ("--http-port", "0", "--mqtt-port", "0", "--metrics-port", "0")
@@ -121,6 +123,45 @@ def test_a_day_in_its_life(tmp_path: Path, start_wattline: Start, ending: signal
     assert "Client wattline-ingestor disconnected." in broker_log
     assert "terminating connection" not in database_log
     assert "database system is shut down" in database_log
+
+
+def test_the_same_with_tls_and_an_account_for_each(
+    tmp_path: Path, start_wattline: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a production `.env` in this folder says of another broker is not for this one."""
+    data_dir = tmp_path / ".wattline"
+    another = {"MQTT_URL": "mqtts://a:b@192.0.2.1", "MQTT_GATEWAY_URL": "mqtts://192.0.2.1", "MQTT_TLS_CA": "none.pem"}
+    up = start_wattline("up", "--secure", *ANY_PORTS, *SMALL, **another)
+    running = _first_reading(up, data_dir)
+    assert running["mqttUrl"] == f"mqtts://127.0.0.1:{running['ports']['mqtt']}"
+    assert get_status(f"{running['httpUrl']}/readyz") == 200
+    parts = {"telemetry", "wattline-gateway", "wattline-monitor"}
+    devices = {"METER-001", "METER-002", "METER-003", "VEH-001", "VEH-002"}
+    reading = {"meterId": "METER-009", "kwhConsumedAc": 0.1, "voltage": 230, "timestamp": f"{datetime.now(UTC):%FT%TZ}"}
+    request = urllib.request.Request(f"{running['httpUrl']}/v1/telemetry/meter", json.dumps(reading).encode())
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert response.status == 202
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["devices", "add", "LOAD-METER-001", "LOAD-VEH-001", "--out", "more.csv"]) == 0
+    fleet = ("--meters", "1", "--vehicles", "1", "--rate", "20", "--messages", "20", "--accounts", "more.csv")
+    wait_until(lambda: main(["loadgen", *fleet, "--verify"]) == 0, what="the new devices' readings")
+    assert "lost 0, duplicated 0, wrong 0" in capsys.readouterr().out
+    assert main(["loadgen", "--meters", "1", "--vehicles", "0", "--rate", "1", "--messages", "1"]) == 1  # without
+    up.signal(signal.SIGTERM)
+    assert up.wait(30) == 0, up.output()
+    log = (data_dir / "logs" / "mosquitto.log").read_text()  # which the broker has written by now
+    assert "Client telemetry disconnected." in log
+    more = {"LOAD-METER-001", "LOAD-VEH-001"}
+    assert set(re.findall(r" as (\S+) \(p5", log)) == parts | devices | more
+    secrets = (data_dir / "spool" / "broker" / "devices.csv").read_text()
+    assert stat.S_IMODE((data_dir / "spool" / "broker" / "devices.csv").stat().st_mode) == 0o600
+
+    again = start_wattline("up", "--secure", *ANY_PORTS, *SMALL)
+    _first_reading(again, data_dir)
+    assert (data_dir / "spool" / "broker" / "devices.csv").read_text() == secrets  # devices keep theirs
+    assert again.stop() == 0
 
 
 def test_whoever_is_killed_comes_back(tmp_path: Path, start_wattline: Start) -> None:
