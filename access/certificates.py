@@ -88,6 +88,13 @@ def is_good_for(certificate: str, hosts: Sequence[str]) -> bool:
     return left > dt.timedelta(days=RENEW_DAYS) and all(_host(host) in names for host in hosts)
 
 
+def hosts_of(certificate: str) -> list[str]:
+    """The names and addresses in a server's certificate. Raises ValueError for none."""
+    found = x509.load_pem_x509_certificate(certificate.encode())
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(name.value) for name in names]
+
+
 def _named(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 

@@ -26,8 +26,7 @@ def changing(folder: Path) -> Iterator[Accounts]:
     The order of the two files keeps an account without rights rather than rights without a password.
     """
     try:
-        with (folder / LOCK).open("a", encoding="ascii") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(folder / LOCK):
             accounts = read(folder)
             before = accounts.password_file(), accounts.acl_file()
             yield accounts
@@ -38,6 +37,18 @@ def changing(folder: Path) -> Iterator[Accounts]:
                 put(folder / PASSWORDS, text)
     except OSError as error:
         raise AccessError(f"{error.filename or folder}: {error.strerror}") from None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[int]:
+    """An open file that nobody else holds locked; it belongs to the owner of its folder, who may be the next."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        _give_away(descriptor, path.parent)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def read(folder: Path) -> Accounts:
@@ -56,11 +67,16 @@ def put(path: Path, text: str, mode: int = 0o600) -> None:
     draft = path.with_name(f".{path.name}.draft")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
-        if os.geteuid() == 0:
-            owner = path.parent.stat()
-            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+        _give_away(file.fileno(), path.parent)
         os.fchmod(file.fileno(), mode)
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+def _give_away(descriptor: int, folder: Path) -> None:
+    """To the owner of the folder, where we may."""
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)

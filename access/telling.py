@@ -7,7 +7,6 @@ its first moments ends it. So two are never sent close to each other, and none t
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from access.errors import AccessError
+from access.folder import locked
 
 PID_FILE = "mosquitto.pid"
 TOLD = "told"
@@ -41,16 +41,14 @@ def tell_broker(pid_file: Path, accounts: int) -> str:
     if started is None:
         return f"no broker runs as process {pid} of {pid_file}; it reads its files when it starts"
     try:
-        with pid_file.with_name(TOLD).open("a", encoding="ascii") as told:
-            fcntl.flock(told, fcntl.LOCK_EX)
+        with locked(pid_file.with_name(TOLD)) as told:
             heeding = HEEDING_SECONDS_MIN + accounts / CLIENTS_PER_SECOND
-            last = os.fstat(told.fileno())
+            last = os.fstat(told)
             due = max(started + YOUNG_SECONDS, last.st_mtime + heeding if last.st_size else 0.0)
             # No longer than that, whatever a clock says that was set back.
             time.sleep(min(max(0.0, due - time.time()), YOUNG_SECONDS + heeding))
             os.kill(pid, signal.SIGHUP)
-            told.truncate(0)
-            told.write("SIGHUP\n")
+            os.pwrite(told, b"SIGHUP\n", 0)
     except ProcessLookupError:
         return f"no broker runs as process {pid} of {pid_file}; it reads its files when it starts"
     except PermissionError:

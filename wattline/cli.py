@@ -32,6 +32,7 @@ COMMANDS = {
     "retention": ("ingestor.housekeeping.retention_command", "show or drop what is past RETENTION_DAYS"),
     "readings": ("ledger.readings_command", "take readings out of every answer, and put them back"),
     "device": ("ledger.device_command", "forget devices that are gone"),
+    "secure": ("access.secure_command", "make the secrets, certificates and accounts of a set-up of one's own"),
     "devices": ("access.command", "the broker's accounts: add, remove, give a new secret, list"),
     "rejected": ("ingestor.rejected.command", "list or replay the messages in quarantine"),
 }
