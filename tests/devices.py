@@ -14,7 +14,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 SUCCESS = 0
 
@@ -95,7 +95,7 @@ class Device:
         """How many messages the broker has not answered yet."""
         return len(self._tags) - len(self._answers)
 
-    def wait_acknowledged(self, timeout: float = 30) -> None:
+    def wait_acknowledged(self, timeout: float = PATIENCE_SECONDS) -> None:
         """Until the broker has answered every message."""
         wait_until(lambda: self.unanswered == 0, timeout, "the broker's answer to every message")
 

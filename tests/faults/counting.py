@@ -99,7 +99,7 @@ def assert_stored_once(
 
 def assert_books_balance(process: WattlineProcess) -> float:
     """Received = committed + duplicate + rejected, once nothing is pending; the result is received."""
-    wait_until(lambda: metric(process, "wattline_readings_pending") == 0, 20, "nothing is pending")
+    wait_until(lambda: metric(process, "wattline_readings_pending") == 0, what="nothing is pending")
     received, settled = books(process)
     assert received == settled
     return received

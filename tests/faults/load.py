@@ -11,7 +11,7 @@ import psycopg
 
 from tests.devices import Device, meter_reading, readings_of_fleet
 from tests.faults.counting import Published
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 PORTION_SECONDS = 0.02
 READINGS_MAX = 60_000  # a device has 65,535 message ids
@@ -36,7 +36,7 @@ class Load:
         self._stop.set()
         self._thread.join()
 
-    def wait_published(self, count: int, timeout: float = 30) -> None:
+    def wait_published(self, count: int, timeout: float = PATIENCE_SECONDS) -> None:
         """Until so many more readings are published."""
         enough = len(self.published) + count
         wait_until(lambda: len(self.published) >= enough, timeout, f"{count} more readings")
@@ -48,7 +48,7 @@ class Load:
         assert not self._device.refused
         return self.published
 
-    def finish(self, url: str, timeout: float = 20) -> list[Published]:
+    def finish(self, url: str, timeout: float = PATIENCE_SECONDS) -> list[Published]:
         """`stop`, and one reading more, waited for until it is stored.
 
         A broker sends one session its messages in order, redelivered ones first: what is missing when the last one is
@@ -69,7 +69,7 @@ def publish_all(device: Device, readings: Iterable[Published]) -> None:
         (device.meter if kind == "meter" else device.vehicle)(payload)
 
 
-def publish_last(device: Device, url: str, timeout: float = 20) -> Published:
+def publish_last(device: Device, url: str, timeout: float = PATIENCE_SECONDS) -> Published:
     """Publish a reading after all others, and wait until it is stored."""
     reading = meter_reading("LAST")
     device.meter(reading)

@@ -21,7 +21,7 @@ CUTS = 4
 
 
 def wait_reconnected(ingestor: WattlineProcess, times: int) -> None:
-    wait_until(lambda: metric(ingestor, "wattline_mqtt_reconnects_total") == times, 20, f"reconnect {times}")
+    wait_until(lambda: metric(ingestor, "wattline_mqtt_reconnects_total") == times, what=f"reconnect {times}")
 
 
 def test_the_broker_restarted_under_load(
@@ -32,7 +32,7 @@ def test_the_broker_restarted_under_load(
         for restart in (1, 2):
             load.wait_published(500)
             broker.stop()
-            wait_until(lambda: get_status(f"{ingestor.metrics_url}/readyz") == 503, 30, "not ready without a broker")
+            wait_until(lambda: get_status(f"{ingestor.metrics_url}/readyz") == 503, what="not ready without a broker")
             broker.start()
             wait_reconnected(ingestor, restart)
         assert get_status(f"{ingestor.metrics_url}/readyz") == 200
@@ -52,7 +52,7 @@ def test_the_connection_cut_during_flushes(
             with held_before_commit(database_url) as wait_for_flush:
                 wait_for_flush()
                 proxy.cut()
-                wait_until(lambda: metric(ingestor, "wattline_mqtt_connected") == 0, 30, "it has noticed")
+                wait_until(lambda: metric(ingestor, "wattline_mqtt_connected") == 0, what="it has noticed")
             wait_reconnected(ingestor, cut)
         published = load.finish(database_url)
     assert_stored_once(database_url, published)
@@ -70,7 +70,7 @@ def test_a_connection_that_loses_its_acknowledgements(
     proxy.blackhole(to_client=False)
     publish_all(publisher, readings)
     wait_until(lambda: rows_in_history(database_url) == len(readings), 10, "everything is committed")
-    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, 30, "everything is acknowledged, in vain")
+    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, what="everything is acknowledged, in vain")
     proxy.cut()
     proxy.restore()
     last = publish_last(publisher, database_url)
@@ -87,7 +87,7 @@ def test_a_half_dead_connection_is_given_up(
     with Load(publisher, 500) as load:
         load.wait_published(500)
         proxy.blackhole()
-        wait_until(lambda: metric(ingestor, "wattline_mqtt_connected") == 0, 30, "it gives up")
+        wait_until(lambda: metric(ingestor, "wattline_mqtt_connected") == 0, what="it gives up")
         assert "has been silent for 5.0 s" in ingestor.output()
         proxy.restore()
         wait_reconnected(ingestor, 1)

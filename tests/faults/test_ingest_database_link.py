@@ -64,7 +64,7 @@ def test_cut_in_a_commit_that_succeeds(
         wait_for_flush()
         proxy.cut()
         # The next attempt waits in the database for the outcome of the first.
-        wait_until(lambda: metric(ingestor, "wattline_flush_failures_total") == 1, 30, "it has noticed")
+        wait_until(lambda: metric(ingestor, "wattline_flush_failures_total") == 1, what="it has noticed")
         assert rows_in_history(database_url) == 0
     last = publish_last(publisher, database_url)
     assert_stored_once(database_url, [*readings, last])

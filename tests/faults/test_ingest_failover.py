@@ -71,7 +71,7 @@ def standby(tmp_path: Path, primary: PostgresServer) -> Iterator[PostgresServer]
             connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
             connection.execute("SELECT pg_reload_conf()")
             synchronous = "SELECT FROM pg_stat_replication WHERE sync_state = 'sync'"
-            wait_until(lambda: connection.execute(synchronous).rowcount, 30, "the standby is synchronous")
+            wait_until(lambda: connection.execute(synchronous).rowcount, what="the standby is synchronous")
         yield server
 
 
@@ -112,7 +112,7 @@ def test_a_server_that_becomes_read_only_and_writable_again(
     with Load(publisher, 500) as load:
         load.wait_published(200)
         set_read_only("on")
-        wait_until(lambda: get_status(f"{ingestor.metrics_url}/readyz") == 503, 30, "not ready")
+        wait_until(lambda: get_status(f"{ingestor.metrics_url}/readyz") == 503, what="not ready")
         assert "read-only transaction" in ingestor.output()
         set_read_only("off")
         wait_until(lambda: get_status(f"{ingestor.metrics_url}/readyz") == 200, RESUMED_SECONDS, "ready again")

@@ -26,7 +26,7 @@ def test_killed_with_20000_messages_in_flight_and_again_while_they_are_written(
     hoarder = start_ingestor(FLUSH_INTERVAL_MS="60000", FLUSH_MAX_ROWS="60000")
     in_flight = list(readings_of_fleet(IN_FLIGHT, prefix="IN-FLIGHT-"))
     publish_all(publisher, in_flight)
-    wait_until(lambda: metric(hoarder, "wattline_inflight_messages") == IN_FLIGHT, 30, "20,000 messages are in flight")
+    wait_until(lambda: metric(hoarder, "wattline_inflight_messages") == IN_FLIGHT, what="20,000 messages are in flight")
     hoarder.kill()
     assert rows_in_history(database_url) == 0
 
@@ -35,7 +35,7 @@ def test_killed_with_20000_messages_in_flight_and_again_while_they_are_written(
         ingestor = start_ingestor(FLUSH_INTERVAL_MS="20", FLUSH_MAX_ROWS="500")
         for _ in range(KILLS):
             before = rows_in_history(database_url)
-            wait_until(lambda before=before: rows_in_history(database_url) > before, 20, "more readings are stored")
+            wait_until(lambda before=before: rows_in_history(database_url) > before, what="more readings are stored")
             ingestor.kill()
             ingestor.start()
         ingestor.wait_ready()

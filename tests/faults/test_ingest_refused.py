@@ -56,7 +56,7 @@ def test_values_that_are_refused_go_to_quarantine_alone(
     assert {reason.rpartition("(")[2] for _, _, _, reason in kept} == {"23514)", "P0001)"}
     assert assert_books_balance(ingestor) == len(readings) + 1
     assert metric(ingestor, "wattline_readings_rejected_total", reason="database_refused") == len(poisoned)
-    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, 30, "everything is acknowledged")
+    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, what="everything is acknowledged")
     assert metric(ingestor, "wattline_mqtt_reconnects_total") == 0
     assert get_status(f"{ingestor.metrics_url}/readyz") == 200
 
@@ -89,9 +89,9 @@ def test_a_permission_taken_away_and_given_back(
     with Load(publisher, 200) as load:
         load.wait_published(200)
         sql(f"REVOKE INSERT ON meter_status FROM {owner}")
-        wait_until(lambda: get_status(f"{ingestor.metrics_url}/readyz") == 503, 30, "not ready without the permission")
+        wait_until(lambda: get_status(f"{ingestor.metrics_url}/readyz") == 503, what="not ready without the permission")
         sql(f"GRANT INSERT ON meter_status TO {owner}")
-        wait_until(lambda: get_status(f"{ingestor.metrics_url}/readyz") == 200, 20, "ready again by itself")
+        wait_until(lambda: get_status(f"{ingestor.metrics_url}/readyz") == 200, what="ready again by itself")
         published = load.finish(database_url)
     assert_stored_once(database_url, published)
     assert assert_books_balance(ingestor) == len(published)
@@ -129,7 +129,7 @@ def test_a_lock_that_is_not_had_in_time(start_ingestor: StartIngestor, database_
     with Load(publisher, 500) as load, psycopg.connect(database_url) as other:
         other.execute("LOCK TABLE meter_status")
         failures = "wattline_flush_failures_total"
-        wait_until(lambda: metric(ingestor, failures, error="transient") >= 1, 30, "an attempt has failed")
+        wait_until(lambda: metric(ingestor, failures, error="transient") >= 1, what="an attempt has failed")
         assert get_status(f"{ingestor.metrics_url}/readyz") == 503
         assert "another session holds a lock" in ingestor.output()
         other.rollback()
@@ -157,4 +157,4 @@ def test_a_late_day_that_cannot_be_made_now_holds_up_nobody(
     wait_until(lambda: rows_in_history(database_url) == 251, 60, "the late one too")
     assert_stored_once(database_url, [*readings, *more, late])
     assert assert_books_balance(ingestor) == 251
-    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, 30, "everything is acknowledged")
+    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, what="everything is acknowledged")

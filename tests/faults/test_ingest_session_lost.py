@@ -25,7 +25,7 @@ def test_a_lost_session_is_told_and_a_first_start_is_none(
 ) -> None:
     # A start that never saw a broker leaves nothing behind that could be missed.
     early = start_wattline("ingest", DATABASE_URL=database_url, MQTT_URL=f"mqtt://127.0.0.1:{free_ports(1)[0]}")
-    wait_until(lambda: "is it running? Check MQTT_URL" in early.output(), 30, "the early one complains")
+    wait_until(lambda: "is it running? Check MQTT_URL" in early.output(), what="the early one complains")
     early.kill()
     first = start_ingestor()
     readings = list(readings_of_fleet(10))

@@ -52,8 +52,7 @@ def test_a_changed_share_group_loses_nothing_that_the_broker_acknowledged(
     assert_books_balance(after)
     wait_until(
         lambda: sql("SELECT filter FROM mqtt_subscriptions") == [(filter_of(groups[1]),)],
-        30,
-        "the old one is forgotten",
+        what="the old one is forgotten",
     )
 
 

@@ -60,7 +60,7 @@ def test_two_writers_of_the_same_devices(
 
     def wait_received(count: int) -> None:
         received = "wattline_readings_received_total"
-        wait_until(lambda: sum(metric(one, received) for one in pair) == count, 20, f"{count} are received")
+        wait_until(lambda: sum(metric(one, received) for one in pair) == count, what=f"{count} are received")
 
     with held_before_commit(database_url):
         publish_all(publisher, readings)
@@ -84,8 +84,7 @@ def test_two_ingestors_with_one_client_id_lose_nothing_and_say_so(
         second = start_ingestor(MQTT_CLIENT_ID="the-only-one")
         wait_until(
             lambda: "does another client use the client id 'the-only-one'?" in first.output() or not first.running,
-            30,
-            "the first one complains, or ends",
+            what="the first one complains, or ends",
         )
         assert (first.stop() == 0) if first.running else (first.wait() == 1)
         published = load.finish(database_url)

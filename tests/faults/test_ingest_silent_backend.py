@@ -54,8 +54,8 @@ def test_stopped_between_and_in_the_middle_of_flushes(
         load.wait_published(200)
         for times in range(3):
             with stopped(sql(backend)[0][0]):
-                wait_until(partial(has_failed, ingestor, times), 30, "it gives up")
-            wait_until(lambda: get_status(f"{ingestor.metrics_url}/readyz") == 200, 30, "ready again by itself")
+                wait_until(partial(has_failed, ingestor, times), what="it gives up")
+            wait_until(lambda: get_status(f"{ingestor.metrics_url}/readyz") == 200, what="ready again by itself")
         published = load.finish(database_url)
     assert_stored_once(database_url, published)
     assert assert_books_balance(ingestor) == len(published)
@@ -70,7 +70,7 @@ def test_stopped_while_idle(ingestor: WattlineProcess, database_url: str, publis
     with stopped(pid):
         readings = list(readings_of_fleet(200))
         publish_all(publisher, readings)
-        wait_until(lambda: rows_in_history(database_url) == 201, 30, "all are stored")
+        wait_until(lambda: rows_in_history(database_url) == 201, what="all are stored")
         wait_until(lambda: get_status(f"{ingestor.metrics_url}/readyz") == 200, 10, "ready")
     assert_stored_once(database_url, [first, *readings])
 
@@ -87,7 +87,7 @@ def test_stopped_in_commit(ingestor: WattlineProcess, database_url: str, publish
     stuck = [("meter", meter_reading(f"STUCK-{number}", start)) for number in range(10)]
     others = list(readings_of_fleet(200))
     publish_all(publisher, stuck)
-    wait_until(lambda: rows_in_history(database_url) == 10, 20, "the devices are known")
+    wait_until(lambda: rows_in_history(database_url) == 10, what="the devices are known")
     stuck += (more := [("meter", meter_reading(f"STUCK-{number}")) for number in range(10)])
     with held_in_commit(database_url) as wait_for_flush:
         publish_all(publisher, more)
@@ -105,7 +105,7 @@ def test_stopped_in_commit(ingestor: WattlineProcess, database_url: str, publish
         os.kill(pid, signal.SIGCONT)
     last = publish_last(publisher, database_url, 60)
     assert_stored_once(database_url, [*stuck, *others, last], timeout=30)
-    wait_until(lambda: get_status(f"{ingestor.metrics_url}/readyz") == 200, 30, "ready again")
-    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, 30, "everything is acknowledged")
+    wait_until(lambda: get_status(f"{ingestor.metrics_url}/readyz") == 200, what="ready again")
+    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, what="everything is acknowledged")
     assert assert_books_balance(ingestor) == len(stuck) + 200 + 1
     assert metric(ingestor, "wattline_mqtt_reconnects_total") == 0

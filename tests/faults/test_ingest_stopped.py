@@ -53,7 +53,7 @@ def test_in_the_middle_of_a_backlog_nothing_is_delivered_twice(
         for _ in range(STOPS):
             before = rows_in_history(database_url)
             ingestor.start()
-            wait_until(lambda before=before: rows_in_history(database_url) > before, 20, "more readings are stored")
+            wait_until(lambda before=before: rows_in_history(database_url) > before, what="more readings are stored")
             assert metric(ingestor, "wattline_readings_duplicate_total") == 0
             assert ingestor.stop(STOP_SECONDS_MAX) == 0
         assert rows_in_history(database_url) < BACKLOG

@@ -137,13 +137,13 @@ def test_what_an_older_subscription_with_qos_2_left_in_our_session(
     publish_with(publisher, readings[100:], qos=1)
     publisher.wait_acknowledged()
     ingestor = start_ingestor()
-    wait_until(lambda: metric(ingestor, "wattline_readings_committed_total") == len(readings), 30, "all are stored")
-    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, 30, "all are acknowledged")
+    wait_until(lambda: metric(ingestor, "wattline_readings_committed_total") == len(readings), what="all are stored")
+    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, what="all are acknowledged")
     assert metric(ingestor, "wattline_mqtt_reconnects_total") == 0
     assert ingestor.stop() == 0
     again = start_ingestor()
     publish_with(publisher, (more := list(readings_of_fleet(300, devices=10))[200:]), qos=2)
-    wait_until(lambda: metric(again, "wattline_readings_committed_total") == len(more), 30, "the new ones are stored")
+    wait_until(lambda: metric(again, "wattline_readings_committed_total") == len(more), what="the new ones are stored")
     assert metric(again, "wattline_readings_received_total") == len(more), "nothing came a second time"
     assert_stored_once(database_url, readings + more)
 

@@ -16,7 +16,7 @@ from tests.api_client import api_client, get
 from tests.api_process import prepare, running_api
 from tests.backends import Database
 from tests.processes import WattlineProcess, get_status
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 Start = Callable[..., WattlineProcess]
 NOWHERE = "postgresql://someone:secret-word@127.0.0.1:1/nothing"
@@ -35,7 +35,7 @@ def run_api(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
         env={"DATABASE_URL": NOWHERE, **environment},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 
@@ -104,7 +104,7 @@ def test_without_a_database_it_starts_says_so_and_recovers(
             assert "refused" in problem["message"]
             assert client.get("/v1/telemetry/meter/M/status").status_code == 503
             database.start()
-            wait_until(lambda: client.get("/readyz").status_code == 200, 30, "ready by itself")
+            wait_until(lambda: client.get("/readyz").status_code == 200, what="ready by itself")
             assert client.get("/v1/telemetry/meter/M/status").status_code == 404
     finally:
         process.kill()

@@ -137,7 +137,7 @@ def test_an_array_may_be_as_long_as_its_bytes_let_it_be(
     assert 999_000 < len(body) <= 1_000_000
     answer = api.post(METER, content=body, headers={"Content-Type": "application/json"}, timeout=30)
     assert (answer.status_code, answer.json()["data"]) == (202, {"accepted": len(readings)})
-    wait_until(lambda: count(database, "meter_readings_history", "GW-LONG") == len(readings), 30, "all in the table")
+    wait_until(lambda: count(database, "meter_readings_history", "GW-LONG") == len(readings), what="all in the table")
 
 
 def test_a_few_of_many_unknown_fields_are_named(api: httpx.Client) -> None:
@@ -166,7 +166,7 @@ def test_the_same_settings_hold_for_http_and_mqtt(
         publisher.vehicle(more | {"vehicleId": "RULES-MQTT"})
         publisher.vehicle(vehicle_reading("RULES-MQTT", kwhDeliveredDc=98765))
         publisher.wait_acknowledged()
-    wait_until(lambda: count(database, "vehicle_readings_history", "RULES-%") == 2, 30, "both in the table")
+    wait_until(lambda: count(database, "vehicle_readings_history", "RULES-%") == 2, what="both in the table")
     with psycopg.connect(database) as connection:
         stored = connection.execute("SELECT ts FROM vehicle_readings_history WHERE vehicle_id LIKE 'RULES-%'")
         assert {ts for (ts,) in stored} == {NOW.replace(microsecond=123456)}
@@ -178,7 +178,7 @@ def test_the_same_settings_hold_for_http_and_mqtt(
             )
             return [(str(code), str(reason)) for code, reason in found]
 
-    wait_until(lambda: refused() != [], 30, "the refusal in quarantine")
+    wait_until(lambda: refused() != [], what="the refusal in quarantine")
     ((code, reason),) = refused()
     assert (code, "VEHICLE_MAX_KWH" in reason) == ("invalid_value", True)
     assert metric(ingestor, "wattline_readings_unknown_fields_total", kind="vehicle") == 1
@@ -204,7 +204,7 @@ def test_while_the_broker_is_away_the_answer_is_quick_and_the_link_comes_back(
         assert time.monotonic() - started < 3
         assert not connected(client)
         broker.start()
-        wait_until(lambda: connected(client), 20, "the link to come back")
+        wait_until(lambda: connected(client), what="the link to come back")
 
 
 def test_a_broker_that_falls_silent_is_answered_for_in_time(

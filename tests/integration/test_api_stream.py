@@ -203,7 +203,7 @@ def test_a_listener_that_takes_nothing_holds_up_nobody_and_is_cut_off(
             silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
             silent.connect(("127.0.0.1", port))
             silent.sendall(b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            await wait_until_async(lambda: stream._listeners, 30, "the silent listener")
+            await wait_until_async(lambda: stream._listeners, what="the silent listener")
             async with httpx.AsyncClient() as client:
                 listening = events(client, f"http://127.0.0.1:{port}")
                 async for event in listening:
@@ -237,7 +237,7 @@ async def serving(stream: Stream) -> AsyncIterator[int]:
         config.timeout_graceful_shutdown = 1
         server = uvicorn.Server(config)
         running = asyncio.create_task(server.serve(sockets=[listening]))
-        await wait_until_async(lambda: server.started, 30, "the server")
+        await wait_until_async(lambda: server.started, what="the server")
         try:
             yield listening.getsockname()[1]
         finally:

@@ -100,7 +100,7 @@ def test_each_bad_message_is_quarantined_with_its_reason_and_its_neighbours_are_
         def kept() -> Cursor:
             return connection.execute("SELECT topic, payload, reason_code, reason FROM rejected_messages ORDER BY id")
 
-        wait_until(lambda: kept().rowcount == len(BAD), 20, "every bad message is in quarantine")
+        wait_until(lambda: kept().rowcount == len(BAD), what="every bad message is in quarantine")
         rows = kept().fetchall()
 
     expected = [(topic, code) for topic, _, code in BAD.values()]
@@ -118,7 +118,7 @@ def test_each_bad_message_is_quarantined_with_its_reason_and_its_neighbours_are_
     assert stored == (len(BAD) + 1,)
     assert "Traceback" not in ingestor.output()
     assert metric(ingestor, "wattline_mqtt_reconnects_total") == 0
-    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, 30, "everything is acknowledged")
+    wait_until(lambda: metric(ingestor, "wattline_inflight_messages") == 0, what="everything is acknowledged")
     received, settled = books(ingestor)
     assert received == settled == 2 * len(BAD) + 1
 
@@ -227,7 +227,7 @@ def test_valid_readings_that_are_refused_are_kept_all_and_the_others_wait(
         publisher.meter(meter_reading("AFTER"))
         publisher.wait_acknowledged()
     stored = "SELECT FROM meter_readings_history WHERE meter_id = 'AFTER'"
-    wait_until(lambda: connection.execute(stored).rowcount == 1, 30, "the reading behind them")
+    wait_until(lambda: connection.execute(stored).rowcount == 1, what="the reading behind them")
     query = "SELECT count(*) FROM rejected_messages WHERE reason_code = 'too_old'"
     assert connection.execute(query).fetchone() == (600,)
     assert metric(ingestor, "wattline_rejected_not_kept_total") == 300 - (
@@ -256,8 +256,8 @@ def test_what_even_the_quarantine_refuses_is_in_a_file_and_can_be_replayed(
         publisher.meter(late)
         publisher.publish(METER, "nonsense")
         publisher.wait_acknowledged()
-    wait_until(lambda: books(ingestor) == (2, 2), 30, "both are accounted for")
-    wait_until(lambda: metric(ingestor, "wattline_readings_pending") == 0, 30, "nothing is pending")
+    wait_until(lambda: books(ingestor) == (2, 2), what="both are accounted for")
+    wait_until(lambda: metric(ingestor, "wattline_readings_pending") == 0, what="nothing is pending")
     assert metric(ingestor, "wattline_rejected_spooled_total") == 1
     assert metric(ingestor, "wattline_rejected_not_kept_total") == 1
     connection.execute("ALTER TABLE away RENAME TO rejected_messages")

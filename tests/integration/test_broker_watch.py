@@ -107,11 +107,11 @@ async def test_the_queue_and_what_was_dropped_from_it(start_broker: Callable[...
     await absent.disconnect()
     await publish(broker, 70)
     async with watched(options(broker, "me"), registry, received):
-        await wait_until_async(lambda: registry.get_sample_value(DROPPED) == 20, 30, "what was dropped")
-        await wait_until_async(lambda: registry.get_sample_value(QUEUED) == 50, 30, "what is queued")
+        await wait_until_async(lambda: registry.get_sample_value(DROPPED) == 20, what="what was dropped")
+        await wait_until_async(lambda: registry.get_sample_value(QUEUED) == 50, what="what is queued")
         back = await Connection.open(options(broker, "absent", clean_start=True))
         await back.disconnect(end_session=True)
-        await wait_until_async(lambda: registry.get_sample_value(QUEUED) == 0, 30, "an empty queue")
+        await wait_until_async(lambda: registry.get_sample_value(QUEUED) == 0, what="an empty queue")
     assert registry.get_sample_value(QUEUED) is None
     assert received == []
 

@@ -60,7 +60,7 @@ def _publisher(port: int, protocol: MQTTProtocolVersion = MQTTProtocolVersion.MQ
 def _publish(port: int, payloads: list[bytes], **options: Any) -> None:
     with _publisher(port) as client:
         sent = [client.publish(TOPIC, payload, **options) for payload in payloads]
-        wait_until(lambda: all(info.is_published() for info in sent), 30, "every message is acknowledged")
+        wait_until(lambda: all(info.is_published() for info in sent), what="every message is acknowledged")
 
 
 def _numbers(count: int) -> list[bytes]:
@@ -83,7 +83,7 @@ def test_thousands_of_messages_outlive_the_broker(broker: Broker, tmp_path: Path
         broker.kill()
     broker.start()
     consumer = Consumer(broker.port)
-    wait_until(lambda: len(consumer.payloads) >= 5000, 20, "all messages")
+    wait_until(lambda: len(consumer.payloads) >= 5000, what="all messages")
     consumer.leave()
     assert consumer.payloads == _numbers(5000)
 

@@ -19,7 +19,7 @@ def hang_up(process: WattlineProcess) -> str:
     """SIGHUP; the line that it logs about it."""
     before = process.output()
     process.signal(signal.SIGHUP)
-    output = wait_until(lambda: "SIGHUP: " in (more := process.output()[len(before) :]) and more, 30, "its line")
+    output = wait_until(lambda: "SIGHUP: " in (more := process.output()[len(before) :]) and more, what="its line")
     return str(output)
 
 
@@ -70,8 +70,8 @@ def test_a_closed_terminal_ends_the_load_generator_in_order(
     broker: Broker, start_wattline: Callable[..., WattlineProcess]
 ) -> None:
     process = start_wattline("loadgen", "--meters", "2", "--vehicles", "0", "--interval", "1", MQTT_URL=broker.url)
-    wait_until(lambda: "to the broker at" in process.output(), 30, "its start")
-    wait_until(lambda: "connected" in process.output() or "acknowledged" in process.output(), 30, "its work")
+    wait_until(lambda: "to the broker at" in process.output(), what="its start")
+    wait_until(lambda: "connected" in process.output() or "acknowledged" in process.output(), what="its work")
     process.signal(signal.SIGHUP)
     assert process.wait() == 0
     assert "SIGHUP: stopping" in process.output()

@@ -176,7 +176,7 @@ async def test_the_largest_window_is_one_too(broker: Broker) -> None:
         await asyncio.sleep(0)
     await outbox.disconnect()
     async with subscriber(kept(broker.url, receive_maximum=RECEIVE_MAXIMUM_MAX), inbox) as link:
-        await wait_until_async(lambda: len(inbox.packets) >= RECEIVE_MAXIMUM_MAX, 30, "a full window")
+        await wait_until_async(lambda: len(inbox.packets) >= RECEIVE_MAXIMUM_MAX, what="a full window")
         assert link.connection is not None
         await link.connection.subscribe("another/#")  # its answer comes behind whatever else was sent
         assert len(inbox.packets) == RECEIVE_MAXIMUM_MAX

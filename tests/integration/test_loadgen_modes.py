@@ -161,7 +161,7 @@ def test_a_broker_that_goes_in_the_middle_ends_with_a_true_report(
     async def lose_the_broker(run: Run, settings: Settings) -> None:
         running = asyncio.create_task(run_fleet(run, settings))
         query = "SELECT count(*) FROM meter_readings_history WHERE meter_id LIKE %s"
-        await wait_until_async(lambda: system.rows(query, f"{prefix}-%")[0][0] > 100, 20, "some readings are stored")
+        await wait_until_async(lambda: system.rows(query, f"{prefix}-%")[0][0] > 100, what="some readings are stored")
         system.broker.stop()
         await running
 
@@ -187,7 +187,7 @@ def test_an_interrupted_endless_run_reports(
     start_wattline: Callable[..., WattlineProcess], system: System, prefix: str
 ) -> None:
     loadgen = start_wattline("loadgen", *FLEET, "--prefix", prefix, "--rate", "200", **system.environment)
-    wait_until(lambda: "publishing to" in loadgen.output(), 20, "it has begun")
+    wait_until(lambda: "publishing to" in loadgen.output(), what="it has begun")
     loadgen.signal(signal.SIGINT)
     assert loadgen.wait() == 0
     assert "loadgen itself:" in loadgen.output()

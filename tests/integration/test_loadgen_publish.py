@@ -121,7 +121,7 @@ def test_a_broker_that_restarts_in_the_middle_loses_nothing_that_it_acknowledged
     with Subscriber.on(broker.port) as subscriber:
         asyncio.run(restart_in_the_middle())
         acknowledged = keys(run, acknowledged_only=True)
-        wait_until(lambda: acknowledged <= set(subscriber.received), 20, "all acknowledged readings have arrived")
+        wait_until(lambda: acknowledged <= set(subscriber.received), what="all acknowledged readings have arrived")
     assert run.counts.unacknowledged == 0
     assert run.counts.acknowledged == len(acknowledged) == 2 * (100 * 8 - run.counts.left_out)
     assert set(subscriber.received) == keys(run, acknowledged_only=False)
@@ -154,7 +154,7 @@ def test_a_broker_that_goes_away_for_good_ends_a_timed_run_with_a_true_count(
         acknowledged = keys(run, acknowledged_only=True)
         assert len(acknowledged) == run.counts.acknowledged
         broker.start()
-        wait_until(lambda: acknowledged <= set(subscriber.received), 20, "all acknowledged readings have arrived")
+        wait_until(lambda: acknowledged <= set(subscriber.received), what="all acknowledged readings have arrived")
 
 
 def test_a_broker_that_will_not_serve_us_any_more_ends_the_run_with_its_reason(broker: Broker) -> None:
@@ -223,7 +223,7 @@ def test_an_endless_run_waits_for_the_broker_and_stops_cleanly(start_wattline: S
     wait_until(lambda: "no connection to a broker" in loadgen.output(), 10, "it says that there is no broker")
     broker.start()
     with Subscriber.on(broker.port) as subscriber:
-        wait_until(lambda: "METER-001" in {device for device, _ in subscriber.received}, 20, "readings arrive")
+        wait_until(lambda: "METER-001" in {device for device, _ in subscriber.received}, what="readings arrive")
         assert loadgen.stop() == 0
     assert "unacknowledged 0" in loadgen.output()
 
@@ -254,7 +254,7 @@ def test_an_ingestor_passes_the_verification_also_when_the_run_is_interrupted(
             row = connection.execute(total).fetchone()
             return 0 if row is None else int(row[0])
 
-        wait_until(lambda: stored() > 50, 20, "some readings are stored")
+        wait_until(lambda: stored() > 50, what="some readings are stored")
         loadgen.signal(signal.SIGINT)
         assert loadgen.wait() == 0
         assert f"verified {stored()} acknowledged readings: lost 0, duplicated 0, wrong 0" in loadgen.output()

@@ -77,7 +77,7 @@ def test_what_a_cut_left_unanswered_is_sent_again_and_stored_once(
     async def with_a_cut(run: Run, settings: Settings) -> None:
         counts, looks = run.counts, deque[int](maxlen=LOOKS_WITHOUT_AN_ANSWER)
         running = asyncio.create_task(run_fleet(run, settings))
-        await wait_until_async(lambda: counts.acknowledged >= 40, 20, "the first acknowledgements")
+        await wait_until_async(lambda: counts.acknowledged >= 40, what="the first acknowledgements")
         proxy.blackhole(to_server=False)
 
         def unanswered_for_good() -> bool:
@@ -88,7 +88,7 @@ def test_what_a_cut_left_unanswered_is_sent_again_and_stored_once(
             return row is not None and row[0] > counts.acknowledged
 
         with psycopg.connect(system.database_url, autocommit=True) as connection:
-            await wait_until_async(unanswered_for_good, 20, "readings that are stored and have no answer")
+            await wait_until_async(unanswered_for_good, what="readings that are stored and have no answer")
         held_back.append(counts.unacknowledged)
         proxy.stop()
         proxy.restore()

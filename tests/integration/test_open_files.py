@@ -75,7 +75,7 @@ def test_more_listeners_than_files_leave_the_others_served(api: WattlineProcess)
 def test_connections_that_ask_for_nothing_make_room(api: WattlineProcess, first_words: bytes) -> None:
     with crowd(api.http_port, first_words), api_client(api.http_url, timeout=30) as client:
         path = "/v1/telemetry/meter/M/status"
-        wait_until(lambda: client.get(path).status_code == 404, 30, "room for somebody who asks")
+        wait_until(lambda: client.get(path).status_code == 404, what="room for somebody who asks")
         for _ in range(10):
             assert client.get(path).status_code == 404
         assert get_status(f"{api.http_url}/readyz") == 200
@@ -88,7 +88,7 @@ def test_slow_bodies_do_not_take_every_place_for_long(api: WattlineProcess) -> N
         refusal = answered(connections[-1])
         assert refusal.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: " in refusal
-        wait_until(lambda: get_status(f"{api.http_url}/healthz") == 200, 30, "an answer")
+        wait_until(lambda: get_status(f"{api.http_url}/healthz") == 200, what="an answer")
         assert answered(connections[0]).startswith(b"HTTP/1.1 408 ")
     assert "new ones are answered 503" in api.output()
     metrics = httpx.get(f"{api.http_url}/metrics").text
@@ -109,11 +109,11 @@ def test_strangers_at_the_metrics_leave_the_ingestor_its_files(
     try:
         process.wait_ready()
         with crowd(process.metrics_port, b""):
-            wait_until(lambda: get_status(f"{process.metrics_url}/metrics") == 200, 30, "room for somebody who asks")
+            wait_until(lambda: get_status(f"{process.metrics_url}/metrics") == 200, what="room for somebody who asks")
             broker.stop()
-            wait_until(lambda: get_status(f"{process.metrics_url}/readyz") == 503, 30, "the broker is missed")
+            wait_until(lambda: get_status(f"{process.metrics_url}/readyz") == 503, what="the broker is missed")
             broker.start()
-            wait_until(lambda: get_status(f"{process.metrics_url}/readyz") == 200, 30, "the broker is found again")
+            wait_until(lambda: get_status(f"{process.metrics_url}/readyz") == 200, what="the broker is found again")
         assert process.stop() == 0
     finally:
         process.kill()

@@ -28,7 +28,7 @@ def told(url: str, words: str) -> str:
             return ""
         return response.text if response.status_code == 503 and words in response.text else ""
 
-    return wait_until(answer, 30, f"/readyz of {url} with {words!r}")
+    return wait_until(answer, what=f"/readyz of {url} with {words!r}")
 
 
 def assert_discreet(body: str) -> None:

@@ -49,13 +49,13 @@ def test_a_message_of_1_mb_costs_bounded_time_and_is_accounted_for(payload: byte
     assert len(payload) <= MB
     decoder = Decoder(Rules(), keep_limit=KeepLimit(1000))
     batch = Batch()
-    began = time.process_time()
+    began, began_at = time.process_time(), time.monotonic()
     received = decoder.decode([mqtt5.PublishPacket(TOPIC, payload)], batch, NOW)
     # 100 ms at most on the machine of docs/benchmarks.md; it was 500 ms for unknown fields and 6 s for empty objects.
     assert time.process_time() - began < 0.4
     assert sum(received.readings.values()) == batch.readings == batch.received
     if set(batch.refusals) != {"clock_skew"}:
-        assert len(batch.rejected) <= 2000  # the clock may have come to another second
+        assert len(batch.rejected) <= 1000 * (2 + time.monotonic() - began_at)
 
 
 def test_an_array_as_long_as_1_mb_lets_it_be() -> None:
