@@ -13,11 +13,18 @@ from starlette.responses import Response
 
 # True now may be false in a second, so nothing on the way may keep an answer.
 _HEADERS = {"Cache-Control": "no-store"}
+VARIES = {"Vary": "Accept"}
+"""Of what is answered as JSON or as CSV."""
 
 
 def answer(data: object) -> Response:
     """200 with `data`."""
     return json_response(200, {"success": True, "data": data})
+
+
+def page_answer(rows: list[dict[str, object]], next_cursor: str | None) -> Response:
+    """200 with a page of a list."""
+    return json_response(200, {"success": True, "data": rows, "nextCursor": next_cursor}, VARIES)
 
 
 def json_response(status: int, body: object, headers: Mapping[str, str] | None = None) -> Response:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from analytics_api.database.questions import Database
-from analytics_api.http.answers import json_response
+from analytics_api.http.answers import VARIES
 from analytics_api.http.errors import UnavailableError
 from analytics_api.readings.layouts import Layout
 
@@ -29,7 +29,6 @@ WHOLE_SECONDS_MAX = 300.0
 JSON = "application/json"
 CSV = "text/csv"
 _WEIGHT = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
-_VARIES = {"Vary": "Accept"}
 
 logger = logging.getLogger(__name__)
 
@@ -40,18 +39,13 @@ def prefers_csv(request: Request) -> bool:
     return _weight(weights, CSV) > _weight(weights, JSON)
 
 
-def page_answer(rows: list[dict[str, object]], next_cursor: str | None) -> Response:
-    """A page of a list as JSON."""
-    return json_response(200, {"success": True, "data": rows, "nextCursor": next_cursor}, _VARIES)
-
-
 class CsvAnswer(Response):
     """All rows of a query, a line each."""
 
     media_type = CSV
 
     def __init__(self, database: Database, query: bytes, parameters: Mapping[str, object], layout: Layout) -> None:
-        super().__init__(headers={"Cache-Control": "no-store", **_VARIES})
+        super().__init__(headers={"Cache-Control": "no-store", **VARIES})
         del self.headers["content-length"]  # nobody knows it before the end
         self._database = database
         self._query = query

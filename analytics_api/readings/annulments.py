@@ -21,10 +21,9 @@ from starlette.routing import BaseRoute, Route
 
 from analytics_api.database.questions import Database
 from analytics_api.http import parameters
-from analytics_api.http.answers import answer, timestamp
+from analytics_api.http.answers import answer, page_answer, timestamp
 from analytics_api.http.audit import note_change
 from analytics_api.http.bodies import BODY_BYTES_FEW, Moment, json_body, validated
-from analytics_api.http.csv_answers import page_answer
 from analytics_api.http.cursors import page_of, read_cursor, write_cursor
 from analytics_api.http.errors import (
     ConflictError,

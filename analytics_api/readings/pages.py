@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from analytics_api.database.questions import Database
-from analytics_api.http.csv_answers import CsvAnswer, page_answer, prefers_csv
+from analytics_api.http.answers import page_answer
+from analytics_api.http.csv_answers import CsvAnswer, prefers_csv
 from analytics_api.http.cursors import page_of
 from analytics_api.http.parameters import LIMIT_DEFAULT
 from analytics_api.readings.layouts import Layout
