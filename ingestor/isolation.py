@@ -213,11 +213,20 @@ class _Merging:
                 await self._connection.execute(FREE_TABLES[self._kind.name])
         except psycopg.errors.InsufficientPrivilege:
             pass  # LOCK TABLE asks for more rights than what we do here
-        devices = sorted({row[0] for row in rows})
-        cursor = await self._connection.execute(LOCKED[self._kind.name], {"devices": devices})
-        locked = {device for (device,) in await cursor.fetchall()}
+        locked = await self._locked(sorted({row[0] for row in rows}))
         self.done.later += [row for row in rows if row[0] in locked]
         return [row for row in rows if row[0] not in locked]
+
+    async def _locked(self, devices: Sequence[str]) -> set[str]:
+        """Those whose status somebody has locked. None where the devices are spread over the shards of a Citus cluster,
+        which locks rows of one shard at a time: the merge finds them by halving.
+        """
+        try:
+            async with self._connection.transaction():
+                cursor = await self._connection.execute(LOCKED[self._kind.name], {"devices": devices})
+                return {device for (device,) in await cursor.fetchall()}
+        except psycopg.errors.FeatureNotSupported:
+            return set()
 
     def leave_out(self, row: Row, error: Exception) -> None:
         """A row whose day has no partition: for later where a lock is why, else it is refused."""
@@ -277,8 +286,8 @@ class _Merging:
         query = STORED[self._kind.name]
         asked = {"devices": devices, "times": times, **bounds}
         cursor = await self._connection.execute(query, asked, prepare=False)
-        found = [numbers for (numbers,) in await cursor.fetchall()]
-        return [None if numbers is None else (*row[:2], *numbers) for row, numbers in zip(rows, found, strict=True)]
+        found: dict[int, tuple[float, ...]] = dict(await cursor.fetchall())
+        return [(row[0], row[1], *found[place]) if place in found else None for place, row in enumerate(rows, 1)]
 
     async def _is_everybodys(self, rows: Sequence[Row], error: Exception) -> bool:
         """Whether no row gets in, as far as some devices chosen at random can tell; each is tried and taken back.

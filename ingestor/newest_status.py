@@ -12,6 +12,7 @@ from psycopg.rows import TupleRow
 
 from ingestor import wire
 from ingestor.batch import Row, newest_per_device
+from postgres.spread import has_citus
 from telemetry.kinds import Kind, SqlByKind
 
 # The newest reading of each device: an older one never overwrites a newer one.
@@ -33,5 +34,6 @@ async def update_status(connection: AsyncConnection[TupleRow], kind: Kind, rows:
     """The status after `rows`, none of which was stored before: a repetition must not bring back who was forgotten."""
     newest = newest_per_device(rows)
     cursor = await connection.execute(NEWEST[kind.name], wire.columns(newest))
-    if cursor.rowcount < len(newest):
+    # Citus counts the rows that it was sent, also those that it left as they were.
+    if cursor.rowcount < len(newest) or has_citus(connection):
         await connection.execute(SIGN_OF_LIFE[kind.name], [wire.text_array([row[0] for row in newest])])

@@ -17,15 +17,16 @@ MERGE = SqlByKind("""
     ON CONFLICT ({id}, ts) DO NOTHING
     RETURNING {id}, ts""")
 
-# What is stored of those that were not new, in their order; null where nothing is. A subquery of its own: each is one
-# look into one index. All of them lie from `first` to `last`: without constants every partition would be locked.
+# What is stored of those that were not new, each with its place among them (from 1). The GROUP BY keeps it one look
+# into one index for each. All of them lie from `first` to `last`: without constants every partition would be locked.
 STORED = SqlByKind("""
-    SELECT (
-        SELECT ARRAY[{as_floats}] FROM {history} AS stored
-        WHERE stored.{id} = reading.id AND stored.ts = reading.ts AND stored.ts BETWEEN %(first)s AND %(last)s
-    )
+    SELECT reading.place, stored.numbers
     FROM unnest(%(devices)b::text[], %(times)b::timestamptz[]) WITH ORDINALITY AS reading (id, ts, place)
-    ORDER BY reading.place""")
+    CROSS JOIN LATERAL (
+        SELECT ARRAY[{as_floats}] AS numbers FROM {history}
+        WHERE {id} = reading.id AND ts = reading.ts AND ts BETWEEN %(first)s AND %(last)s
+        GROUP BY {id}, ts, {measures}
+    ) AS stored""")
 
 # Whether the tables themselves are free, and not only some of their rows.
 FREE_TABLES = SqlByKind("LOCK TABLE ONLY {history}, ONLY {status} IN ROW EXCLUSIVE MODE")

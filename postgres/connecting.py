@@ -44,6 +44,8 @@ class Session(AsyncConnection[TupleRow]):
 
     backend_pid: int
     """Of the server's process; `info.backend_pid` is a pooler's invention behind a pooler."""
+    has_workers: bool = False
+    """Whether the database has Citus, so that its rows may lie on other servers."""
 
     @classmethod
     async def connect(  # type: ignore[override]
@@ -71,7 +73,7 @@ class Session(AsyncConnection[TupleRow]):
             cursor = await self.execute(opening(self.info.server_version, limits), prepare=False)
             while cursor.nextset():
                 pass
-            self.backend_pid = (await cursor.fetchone() or (0,))[0]
+            self.backend_pid, self.has_workers = await cursor.fetchone() or (0, False)
             if self.backend_pid != self.info.backend_pid:
                 await check_session_is_ours(self, conninfo)
 

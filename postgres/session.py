@@ -54,8 +54,14 @@ _DURABLE = """
 SELECT pg_catalog.set_config('synchronous_commit', 'on', false)
 WHERE pg_catalog.current_setting('synchronous_commit') <> 'remote_apply'"""
 
+# What a transaction sets for itself, as how long to wait for a lock, holds on the workers of a Citus cluster too.
+_ON_WORKERS_TOO = """
+SELECT pg_catalog.set_config('citus.propagate_set_commands', 'local', false)
+WHERE pg_catalog.to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"""
+
 # Compared with what the connection was told at its start: they differ behind a pooler.
-_BACKEND = "SELECT pg_catalog.pg_backend_pid()"
+_BACKEND = """
+SELECT pg_catalog.pg_backend_pid(), pg_catalog.to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,8 @@ class Limits:
 
 
 def opening(server_version: int, limits: Limits) -> bytes:
-    """The statements that make a new session ours; the last one answers with its backend's pid.
+    """The statements that make a new session ours; the last one answers with its backend's pid, and
+    whether Citus is there.
 
     `server_version` is libpq's, like 160004.
     """
@@ -81,5 +88,12 @@ def opening(server_version: int, limits: Limits) -> bytes:
         *(setting for since, setting in _UNLIMITED if server_version >= since * 10_000),
         *_SETTINGS,
     ]
-    statements = [*_AS_NEW, *(f"SET {setting}" for setting in settings), _SEARCH_PATH, _DURABLE, _BACKEND]
+    statements = [
+        *_AS_NEW,
+        *(f"SET {setting}" for setting in settings),
+        _SEARCH_PATH,
+        _DURABLE,
+        _ON_WORKERS_TOO,
+        _BACKEND,
+    ]
     return ";\n".join(statements).encode()

@@ -60,13 +60,14 @@ TOTALS: LiteralString = """
             ) AS raw
             WHERE kind = '{kind}' AND hour < %(previous)s
             UNION ALL
-            SELECT device_id, {hours}, readings
+            SELECT {id}, {hours}, readings
             FROM invalid_devices
             CROSS JOIN LATERAL (
-                SELECT {named_sums}, count(*) AS readings
+                SELECT {id}, {named_sums}, count(*) AS readings
                 FROM {history}
                 WHERE {id} = device_id AND ts >= %(start)s AND ts < %(running)s
                     AND ts >= invalid_devices.hour AND ts < invalid_devices.hour + interval '1 hour'
+                GROUP BY {id}
             ) AS raw
             WHERE kind = '{kind}'
         ) AS hours
@@ -75,21 +76,22 @@ TOTALS: LiteralString = """
 # What the device of a kind added up to in each piece of a period: full hours with right sums are read from them, the
 # rest through the index of that device.
 PIECES: LiteralString = """
-            SELECT vehicle_id, {kwh} AS kwh, sum({hourly}.readings)::bigint AS readings
-            FROM pieces
-            JOIN {hourly} USING (hour, {id})
-            WHERE {kind}_is_summed AND hour >= %(start)s AND hour < %(running)s
-            GROUP BY vehicle_id
-            UNION ALL
-            SELECT vehicle_id, sum(raw.kwh), sum(raw.readings)::bigint
-            FROM pieces
-            CROSS JOIN LATERAL (
-                SELECT {kwh} AS kwh, count(*) AS readings
-                FROM {history}
-                WHERE {id} = pieces.{id} AND ts >= %(start)s AND ts < %(end)s AND ts >= lower AND ts < upper
-            ) AS raw
-            WHERE NOT {kind}_is_summed
-            GROUP BY vehicle_id"""
+        SELECT vehicle_id, {kwh} AS kwh, sum({hourly}.readings)::bigint AS readings
+        FROM pieces
+        JOIN {hourly} USING (hour, {id})
+        WHERE {kind}_is_summed AND hour >= %(start)s AND hour < %(running)s
+        GROUP BY vehicle_id
+        UNION ALL
+        SELECT vehicle_id, sum(raw.kwh), sum(raw.readings)::bigint
+        FROM pieces
+        CROSS JOIN LATERAL (
+            SELECT {kwh} AS kwh, count(*) AS readings
+            FROM {history}
+            WHERE {id} = pieces.{id} AND ts >= %(start)s AND ts < %(end)s AND ts >= lower AND ts < upper
+            GROUP BY {id}
+        ) AS raw
+        WHERE NOT {kind}_is_summed
+        GROUP BY vehicle_id"""
 
 IS_SUMMED: LiteralString = """
             whole_hour AND ('{kind}', hour) NOT IN (SELECT kind, hour FROM invalid_hours)
@@ -112,6 +114,10 @@ PAIRS: LiteralString = """
         WHERE device_id IS NOT NULL AND (kind, hour) NOT IN (SELECT kind, hour FROM invalid_hours)
     ), passed AS MATERIALIZED (
         SELECT extract(epoch FROM least(%(end)s, now()) - %(start)s)::float8 AS seconds
+    ), vehicles AS MATERIALIZED (
+        SELECT vehicle_id, usual_interval_seconds FROM vehicle_status
+    ), meters AS MATERIALIZED (
+        SELECT meter_id, usual_interval_seconds FROM meter_status
     ), vehicle_totals AS MATERIALIZED ({vehicle_totals}
     ), meter_totals AS MATERIALIZED ({meter_totals}
     ), first_links AS MATERIALIZED (
@@ -124,7 +130,7 @@ PAIRS: LiteralString = """
     ), by_name AS MATERIALIZED (
         SELECT vehicle_id,
             %(meter_prefix)s::text || substr(vehicle_id, length(%(vehicle_prefix)s::text) + 1) AS meter_id
-        FROM vehicle_status
+        FROM vehicles
         WHERE starts_with(vehicle_id, %(vehicle_prefix)s::text)
     ), named AS MATERIALIZED (
         SELECT vehicle_id, meter_id, greatest(valid_from, %(start)s) AS since, least(valid_to, %(end)s) AS until
@@ -152,9 +158,9 @@ PAIRS: LiteralString = """
         SELECT vehicle_id, meter_id, since, until, since = %(start)s AND until = %(end)s AS is_whole,
             usual_interval_seconds, meter_totals.kwh_consumed_ac AS ac_kwh, meter_totals.readings AS meter_readings
         FROM named
-        LEFT JOIN meter_status USING (meter_id)
+        LEFT JOIN meters USING (meter_id)
         LEFT JOIN meter_totals USING (meter_id)
-        WHERE meter_status.meter_id IS NOT NULL OR meter_totals.readings > 0
+        WHERE meters.meter_id IS NOT NULL OR meter_totals.readings > 0
             OR meter_id IN (
                 SELECT device_id FROM annulled_readings WHERE kind = 'meter' AND ts >= %(start)s AND ts < %(end)s
             )
@@ -172,6 +178,8 @@ PAIRS: LiteralString = """
     ), pieces AS MATERIALIZED (
         SELECT vehicle_id, meter_id, hour, lower, upper, {meter_is_summed}, {vehicle_is_summed}
         FROM hours
+    ), meter_pieces AS MATERIALIZED ({meter_pieces}
+    ), vehicle_pieces AS MATERIALIZED ({vehicle_pieces}
     ), fed AS (
         SELECT vehicle_id, sum(ac_kwh) AS ac_kwh, sum(meter_readings)::bigint AS meter_readings,
             sum(dc_kwh) AS dc_kwh, sum(vehicle_readings)::bigint AS vehicle_readings,
@@ -187,11 +195,9 @@ PAIRS: LiteralString = """
             FROM feeds
             LEFT JOIN vehicle_totals ON is_whole AND vehicle_totals.vehicle_id = feeds.vehicle_id
             UNION ALL
-            SELECT vehicle_id, kwh, readings, 0, 0, 0, false FROM ({meter_pieces}
-            ) AS meters
+            SELECT vehicle_id, kwh, readings, 0, 0, 0, false FROM meter_pieces
             UNION ALL
-            SELECT vehicle_id, 0, 0, kwh, readings, 0, false FROM ({vehicle_pieces}
-            ) AS vehicles
+            SELECT vehicle_id, 0, 0, kwh, readings, 0, false FROM vehicle_pieces
         ) AS parts
         GROUP BY vehicle_id
     ), annulled AS (
@@ -211,7 +217,7 @@ PAIRS: LiteralString = """
             )),
         (SELECT seconds FROM passed) / usual_interval_seconds,
         fed.meter_expected, vehicle_id IN (SELECT vehicle_id FROM annulled)
-    FROM vehicle_status
+    FROM vehicles
     LEFT JOIN vehicle_totals USING (vehicle_id)
     LEFT JOIN fed USING (vehicle_id)"""
 

@@ -89,13 +89,16 @@ EARLIER = "SELECT FROM vehicle_meter_links WHERE vehicle_id = %(vehicle_id)s AND
 # Of each link: whether its meter has a status, and whether the vehicle that would follow that meter by its name does so
 # at that time without this link.
 DOUBTS = """
-    SELECT EXISTS (SELECT FROM meter_status WHERE meter_status.meter_id = link.meter_id),
-        EXISTS (
-            SELECT FROM vehicle_status
-            WHERE vehicle_id = link.namesake AND vehicle_id <> %(vehicle_id)s AND NOT EXISTS (
-                SELECT FROM vehicle_meter_links
-                WHERE vehicle_meter_links.vehicle_id = link.namesake AND valid_from <= link.valid_from
-            )
+    WITH seen AS MATERIALIZED (
+        SELECT meter_id FROM meter_status WHERE meter_id = ANY(%(meters)s::text[])
+    ), namesakes AS MATERIALIZED (
+        SELECT vehicle_id FROM vehicle_status
+        WHERE vehicle_id = ANY(%(namesakes)s::text[]) AND vehicle_id <> %(vehicle_id)s
+    )
+    SELECT link.meter_id IN (SELECT meter_id FROM seen),
+        EXISTS (SELECT FROM namesakes WHERE vehicle_id = link.namesake) AND NOT EXISTS (
+            SELECT FROM vehicle_meter_links
+            WHERE vehicle_meter_links.vehicle_id = link.namesake AND valid_from <= link.valid_from
         )
     FROM unnest(%(meters)s::text[], %(namesakes)s::text[], %(since)s::timestamptz[]) WITH ORDINALITY
         AS link (meter_id, namesake, valid_from, place)

@@ -44,58 +44,68 @@ PERFORMANCE = """
                 '{}')
         ) AS free
         WHERE %(meter_id)s IS NOT NULL
+    ), seen AS MATERIALIZED (
+        SELECT meter_id, usual_interval_seconds FROM meter_status
+        WHERE meter_id = ANY (ARRAY(SELECT meter_id FROM named))
+    ), stored AS MATERIALIZED (
+        SELECT DISTINCT meter_id FROM meter_readings_history
+        WHERE meter_id = ANY (ARRAY(SELECT meter_id FROM named EXCEPT SELECT meter_id FROM seen))
+            AND ts >= %(start)s AND ts < %(end)s
     ), feeds AS MATERIALIZED (
-        SELECT meter_id, since, until
+        SELECT meter_id, since, until, usual_interval_seconds
         FROM named
-        WHERE coalesce(
-            (SELECT true FROM meter_status WHERE meter_status.meter_id = named.meter_id),
-            (SELECT true FROM meter_readings_history AS stored
-             WHERE stored.meter_id = named.meter_id AND ts >= %(start)s AND ts < %(end)s LIMIT 1),
-            (SELECT true FROM annulled_readings
-             WHERE kind = 'meter' AND device_id = named.meter_id AND ts >= %(start)s AND ts < %(end)s LIMIT 1)
-        )
+        LEFT JOIN seen USING (meter_id)
+        WHERE seen.meter_id IS NOT NULL
+            OR meter_id IN (SELECT meter_id FROM stored)
+            OR EXISTS (
+                SELECT 1 FROM annulled_readings
+                WHERE kind = 'meter' AND device_id = named.meter_id AND ts >= %(start)s AND ts < %(end)s
+            )
     ), fed AS MATERIALIZED (
         SELECT coalesce(range_agg(tstzrange(since, until)), '{}') AS at FROM feeds
-    )
-    SELECT %(vehicle_id)s::text, ac.kwh, dc.kwh, dc.temperature, dc.readings, ac.readings, dc.paired_kwh,
-        dc.paired_readings < dc.readings
-            AND EXISTS (
-                SELECT FROM vehicle_meter_links WHERE vehicle_id = %(vehicle_id)s OR meter_id = %(meter_id)s
-            ),
-        extract(epoch FROM least(%(end)s, now()) - %(start)s)::float8 / usual_interval_seconds, ac.expected,
-        EXISTS (
-            SELECT FROM annulled_readings
-            WHERE kind = 'vehicle' AND device_id = %(vehicle_id)s AND ts >= %(start)s AND ts < %(end)s
-        ) OR EXISTS (
-            SELECT FROM feeds
-            JOIN annulled_readings ON kind = 'meter' AND device_id = meter_id AND ts >= since AND ts < until
-        )
-    FROM (SELECT) AS asked
-    LEFT JOIN vehicle_status ON vehicle_status.vehicle_id = %(vehicle_id)s
-    CROSS JOIN LATERAL (
+    ), vehicle AS MATERIALIZED (
+        SELECT usual_interval_seconds FROM vehicle_status WHERE vehicle_id = %(vehicle_id)s
+    ), dc AS MATERIALIZED (
         SELECT coalesce(sum(kwh_delivered_dc), 0) AS kwh, avg(battery_temp) AS temperature, count(*) AS readings,
             coalesce(sum(kwh_delivered_dc) FILTER (WHERE ts <@ fed.at), 0) AS paired_kwh,
             count(*) FILTER (WHERE ts <@ fed.at) AS paired_readings
         FROM fed
         CROSS JOIN vehicle_readings_history
         WHERE vehicle_id = %(vehicle_id)s AND ts >= %(start)s AND ts < %(end)s
-    ) AS dc
-    CROSS JOIN LATERAL (
-        SELECT coalesce(sum(part.kwh), 0) AS kwh, coalesce(sum(part.readings), 0)::bigint AS readings,
-            CASE WHEN bool_and(usual_interval_seconds IS NOT NULL) THEN
-                sum(greatest(extract(epoch FROM least(until, now()) - since)::float8, 0) / usual_interval_seconds)
-            END AS expected
+    ), ac AS MATERIALIZED (
+        SELECT coalesce(sum(part.kwh), 0) AS kwh, coalesce(sum(part.readings), 0)::bigint AS readings
         FROM feeds
-        LEFT JOIN meter_status USING (meter_id)
         CROSS JOIN LATERAL (
-            SELECT sum(meter_readings_history.kwh_consumed_ac) AS kwh, count(*) AS readings
+            SELECT sum(kwh_consumed_ac) AS kwh, count(*) AS readings
             FROM meter_readings_history
             WHERE meter_id = feeds.meter_id AND ts >= %(start)s AND ts < %(end)s AND ts >= since AND ts < until
+            GROUP BY meter_id
         ) AS part
-    ) AS ac
-    WHERE vehicle_status.vehicle_id IS NOT NULL
-        OR EXISTS (SELECT FROM forgotten_devices WHERE kind = 'vehicle' AND device_id = %(vehicle_id)s)
-        OR EXISTS (SELECT FROM annulments WHERE kind = 'vehicle' AND device_id = %(vehicle_id)s)"""
+    ), expected AS MATERIALIZED (
+        SELECT CASE WHEN bool_and(usual_interval_seconds IS NOT NULL) THEN
+            sum(greatest(extract(epoch FROM least(until, now()) - since)::float8, 0) / usual_interval_seconds)
+        END AS meter_readings
+        FROM feeds
+    )
+    SELECT %(vehicle_id)s::text, ac.kwh, dc.kwh, dc.temperature, dc.readings, ac.readings, dc.paired_kwh,
+        dc.paired_readings < dc.readings
+            AND EXISTS (
+                SELECT 1 FROM vehicle_meter_links WHERE vehicle_id = %(vehicle_id)s OR meter_id = %(meter_id)s
+            ),
+        extract(epoch FROM least(%(end)s, now()) - %(start)s)::float8
+            / (SELECT usual_interval_seconds FROM vehicle),
+        expected.meter_readings,
+        EXISTS (
+            SELECT 1 FROM annulled_readings
+            WHERE kind = 'vehicle' AND device_id = %(vehicle_id)s AND ts >= %(start)s AND ts < %(end)s
+        ) OR EXISTS (
+            SELECT 1 FROM feeds
+            JOIN annulled_readings ON kind = 'meter' AND device_id = meter_id AND ts >= since AND ts < until
+        )
+    FROM ac CROSS JOIN dc CROSS JOIN expected
+    WHERE EXISTS (SELECT 1 FROM vehicle)
+        OR EXISTS (SELECT 1 FROM forgotten_devices WHERE kind = 'vehicle' AND device_id = %(vehicle_id)s)
+        OR EXISTS (SELECT 1 FROM annulments WHERE kind = 'vehicle' AND device_id = %(vehicle_id)s)"""
 
 
 def routes(database: Database, pairs: PairRules) -> list[BaseRoute]:

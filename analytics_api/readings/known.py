@@ -9,11 +9,11 @@ from telemetry.kinds import Kind, SqlByKind
 
 # A row for a device that is known.
 KNOWN = SqlByKind("""
-    SELECT FROM {status} WHERE {id} = %(device_id)s
+    SELECT 1 FROM {status} WHERE {id} = %(device_id)s
     UNION ALL
-    SELECT FROM forgotten_devices WHERE kind = '{kind}' AND device_id = %(device_id)s
+    SELECT 1 FROM forgotten_devices WHERE kind = '{kind}' AND device_id = %(device_id)s
     UNION ALL
-    SELECT FROM annulments WHERE kind = '{kind}' AND device_id = %(device_id)s
+    SELECT 1 FROM annulments WHERE kind = '{kind}' AND device_id = %(device_id)s
     LIMIT 1""")
 
 
