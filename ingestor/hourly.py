@@ -35,15 +35,17 @@ Invalidation = tuple[str, datetime, str | None]
 """(kind, start of the hour, device id; None = any device)"""
 
 INVALIDATE: LiteralString = """
-    INSERT INTO hourly_invalidations (kind, hour, device_id)
-    SELECT * FROM unnest(%s::text[], %s::timestamptz[], %s::text[])"""
+    INSERT INTO hourly_invalidations (kind, hour, device_id, place)
+    SELECT kind, hour, device_id, coalesce(device_id, hourly_places.place)
+    FROM unnest(%s::text[], %s::timestamptz[], %s::text[]) AS invalid (kind, hour, device_id)
+    LEFT JOIN hourly_places ON device_id IS NULL"""
 
 # Invalid hours that are over, newest first: those are asked for most.
 TAKE: LiteralString = """
     WITH taken AS (
         DELETE FROM hourly_invalidations
         WHERE (kind, hour) IN (
-            SELECT kind, hour FROM hourly_invalidations WHERE hour < date_trunc('hour', now())
+            SELECT kind, hour FROM hourly_invalidations WHERE hour < date_trunc('hour', now(), 'UTC')
             GROUP BY kind, hour ORDER BY hour DESC LIMIT %s
         )
         RETURNING kind, hour, device_id
@@ -68,14 +70,10 @@ FORGET_DEVICES = SqlByKind("DELETE FROM {hourly} WHERE hour = %(hour)s AND {id} 
 # Some devices of an hour, by the primary key of the history.
 SUM_DEVICES = SqlByKind("""
     INSERT INTO {hourly} (hour, {id}, {hours}, readings)
-    SELECT %(hour)s, device_id, {hours}, readings
-    FROM unnest(%(devices)s::text[]) AS device_id
-    CROSS JOIN LATERAL (
-        SELECT {named_sums}, count(*) AS readings
-        FROM {history}
-        WHERE {id} = device_id AND ts >= %(hour)s AND ts < %(end)s
-    ) AS sums
-    WHERE readings > 0""")
+    SELECT %(hour)s, {id}, {sums}, count(*)
+    FROM {history}
+    WHERE {id} = ANY(%(devices)s::text[]) AND ts >= %(hour)s AND ts < %(end)s
+    GROUP BY {id}""")
 
 # What is past its retention.
 DELETE_EXPIRED = SqlByKind("DELETE FROM {hourly} WHERE hour < %s")

@@ -27,16 +27,17 @@ WAIT_SECONDS = 0.5  # for the roller of an ingestor that is just at it
 
 # Hours that are not over are summed by nobody, so they would stay invalid for nothing.
 INVALIDATE_RANGE = """
-    INSERT INTO hourly_invalidations (kind, hour)
-    SELECT kind, hour
-    FROM unnest(%(kinds)s::text[]) AS kind
+    INSERT INTO hourly_invalidations (kind, hour, place)
+    SELECT kind, hour, place
+    FROM hourly_places
+    CROSS JOIN unnest(%(kinds)s::text[]) AS kind
     CROSS JOIN generate_series(
-        %(start)s::timestamptz, least(%(end)s::timestamptz, date_trunc('hour', now())) - interval '1 hour',
+        %(start)s::timestamptz, least(%(end)s::timestamptz, date_trunc('hour', now(), 'UTC')) - interval '1 hour',
         interval '1 hour'
     ) AS hour"""
 LEFT = """
     SELECT count(DISTINCT (kind, hour)) FROM hourly_invalidations
-    WHERE hour >= %(start)s AND hour < least(%(end)s, date_trunc('hour', now()))"""
+    WHERE hour >= %(start)s AND hour < least(%(end)s, date_trunc('hour', now(), 'UTC'))"""
 
 logger = logging.getLogger(__name__)
 

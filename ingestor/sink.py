@@ -29,7 +29,9 @@ from ledger.redelivered import without_annulled
 from postgres.connecting import Session, connect
 from postgres.deadline import Deadline
 from postgres.failures import failure_kind
+from postgres.locks import wait_in_transaction
 from postgres.session import Limits
+from postgres.spread import has_citus
 from telemetry.kinds import BY_NAME
 from telemetry.readings import DAY_SECONDS
 
@@ -192,6 +194,8 @@ class Sink:
         unplaced = await self._make_partitions(connection, outcome, deadline)
         async with connection.transaction():
             fresh = await without_annulled(connection, batch.rows, outcome.seconds)
+            if has_citus(connection):
+                await wait_in_transaction(connection, LIMITS.lock_ms)
             if batch.careful:
                 await connection.execute(_ALL_AT_ONCE)
             if batch.blocked:

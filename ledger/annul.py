@@ -42,8 +42,8 @@ MOVE = SqlByKind("""
         INSERT INTO annulled_readings (annulment_id, kind, device_id, ts, numbers, ingested_at)
         SELECT %(annulment_id)s, '{kind}', {id}, ts, ARRAY[{measures}]::float8[], ingested_at FROM gone
     ), invalid AS (
-        INSERT INTO hourly_invalidations (kind, hour, device_id)
-        SELECT DISTINCT '{kind}', date_trunc('hour', ts), {id} FROM gone
+        INSERT INTO hourly_invalidations (kind, hour, device_id, place)
+        SELECT DISTINCT '{kind}', date_trunc('hour', ts, 'UTC'), {id}, {id} FROM gone
         RETURNING hour
     ), counted AS (
         UPDATE annulments SET readings = (SELECT count(*) FROM gone) WHERE id = %(annulment_id)s

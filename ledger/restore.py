@@ -32,8 +32,8 @@ MOVE_BACK = SQL("""
     ), taken AS (
         DELETE FROM annulled_readings USING back WHERE annulment_id = {annulment_id} AND annulled_readings.ts = back.ts
     ), invalid AS (
-        INSERT INTO hourly_invalidations (kind, hour, device_id)
-        SELECT DISTINCT {kind}, date_trunc('hour', ts), {id} FROM back
+        INSERT INTO hourly_invalidations (kind, hour, device_id, place)
+        SELECT DISTINCT {kind}, date_trunc('hour', ts, 'UTC'), {id}, {id} FROM back
         RETURNING hour
     )
     SELECT count(*), coalesce({kwh}, 0), (SELECT count(*) FROM invalid) FROM back""")
@@ -72,7 +72,8 @@ MAKE_AGAIN = SqlByKind("""
         WHERE {id} = %(device_id)s AND ts >= %(start)s AND ts < %(end)s
         ORDER BY ts DESC LIMIT 1
     ) AS newest
-    ON CONFLICT ({id}) DO NOTHING""")
+    ON CONFLICT ({id}) DO NOTHING
+    RETURNING {id}""")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import LiteralString
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
+from psycopg.sql import SQL, Literal
 
 
 class AdvisoryLock(IntEnum):
@@ -31,7 +32,7 @@ async def lock_in_transaction(connection: AsyncConnection[TupleRow], lock: Advis
 
     Raises psycopg.errors.LockNotAvailable when the time is up.
     """
-    await connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{timeout_ms}ms"])
+    await wait_in_transaction(connection, timeout_ms)
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", [int(lock)])
 
 
@@ -43,6 +44,14 @@ async def try_lock_in_transaction(connection: AsyncConnection[TupleRow], lock: A
 async def try_lock(connection: AsyncConnection[TupleRow], lock: AdvisoryLock) -> bool:
     """Take `lock` until the session ends; False while another session has it."""
     return await _is_true(connection, "SELECT pg_try_advisory_lock(%s)", lock)
+
+
+async def wait_in_transaction(connection: AsyncConnection[TupleRow], timeout_ms: int) -> None:
+    """Wait `timeout_ms` at most for each lock until the running transaction ends.
+
+    SET LOCAL, as a statement of its own, is what a Citus coordinator hands on to its workers; set_config is not.
+    """
+    await connection.execute(SQL("SET LOCAL lock_timeout TO {}").format(Literal(f"{timeout_ms}ms")))
 
 
 async def share_in_transaction(connection: AsyncConnection[TupleRow], lock: AdvisoryLock) -> None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.backends import Broker, Database, Server, new_broker, new_database
+from tests.citus import CITUS_URL, NOT_GIVEN, CitusCluster
 from tests.databases import a_database, migrated_template
 from tests.examples import examples
 from tests.machine import missing
@@ -36,9 +37,19 @@ for _name in [name for name in os.environ if name.startswith(_NOT_OURS)]:
     del os.environ[_name]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Where there is a cluster, a test that is marked `citus_too` runs twice: on one server and on many."""
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if CITUS_URL and "citus_too" in marks and "one_server" not in marks and "postgres_server" in metafunc.fixturenames:
+        metafunc.parametrize("postgres_server", [None, CITUS_URL], ids=["one", "citus"], indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+def postgres_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """The PostgreSQL that all tests share; kill or stop only one of `postgres_factory`."""
+    if (url := getattr(request, "param", None)) is not None:
+        yield CitusCluster(url)
+        return
     with _running(new_database(tmp_path_factory.mktemp("postgres"))) as server:
         yield server
 
@@ -108,8 +119,17 @@ def proxy_factory() -> Iterator[Callable[[int], TcpProxy]]:
         yield lambda target_port: stack.enter_context(TcpProxy(target_port))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where there is no cluster, its tests are left out, for one line at the end."""
+    if CITUS_URL is None and (left_out := [item for item in items if item.get_closest_marker("needs_citus")]):
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """A failing run says at its end what the machine lacks, in case that is why."""
+    """What was not tried; and a failing run says at its end what the machine lacks, in case that is why."""
+    if CITUS_URL is None and not all("unit" in chosen for chosen in terminalreporter.config.args):
+        terminalreporter.write_line(NOT_GIVEN)
     reports = terminalreporter.stats
     if not (reports.get("failed") or reports.get("error")):
         return

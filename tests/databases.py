@@ -6,20 +6,28 @@ import asyncio
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 
 import psycopg
 
-from ingestor.schema.migrate import migrate
-from ingestor.schema.roles import provide_roles
+from ingestor.schema import up_to_date as schema
+from ingestor.schema.distribution import distribute
 from postgres.connecting import connect
+from postgres.spread import has_citus
 from tests.backends import Database
+from tests.citus import SHARDS, CitusCluster
 
 
 @contextmanager
 def a_database(server: Database, template: str = "template0", how: str = "") -> Iterator[str]:
     """The URL of a fresh database on a running server; gone afterwards, whoever is still connected."""
     name = f"test_{uuid.uuid4().hex}"
+    if isinstance(server, CitusCluster):
+        with server.database(name, how) as url:
+            if template != "template0":
+                asyncio.run(bring_up_to_date(url))
+            yield url
+        return
     with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
         # Copied as files it takes two thirds of the CPU time that it takes through the log.
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy {how}".encode())
@@ -34,6 +42,8 @@ def a_database(server: Database, template: str = "template0", how: str = "") -> 
 def migrated_template(server: Database) -> str:
     """The name of a database with the schema and the roles' rights, to be copied: to migrate takes much longer."""
     name = "migrated"
+    if isinstance(server, CitusCluster):
+        return name  # Citus copies no database: `a_database` migrates each
     with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
         asyncio.run(bring_up_to_date(server.url_of(name)))
@@ -42,7 +52,7 @@ def migrated_template(server: Database) -> str:
 
 
 async def bring_up_to_date(url: str) -> None:
-    """Schema and roles, as `wattline migrate` provides them, without the partitions of any day."""
+    """Schema and roles as `wattline migrate` provides them, spread where there is a cluster; no partitions."""
     async with await connect(url, autocommit=True) as connection:
-        await migrate(connection)
-        await provide_roles(connection)
+        spread = partial(distribute, shards=SHARDS) if has_citus(connection) else None
+        await schema.bring_up_to_date(connection, "the tests' database", spread)

@@ -15,13 +15,16 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from config.arguments import number
+from config.arguments import number, whole_number
+from config.errors import UsageError
 from config.seldom import Once
 from config.settings import Settings
+from ingestor.schema.cluster_roles import let_logins_reach_workers
+from ingestor.schema.distribution import SHARDS_DEFAULT, SHARDS_MAX, distribute
 from ingestor.schema.logins import provide_logins
 from ingestor.schema.migrate import MigrationError
 from ingestor.schema.partitions import days_ahead, ensure_partitions
-from ingestor.schema.up_to_date import bring_up_to_date
+from ingestor.schema.up_to_date import Spread, bring_up_to_date
 from postgres.command import run_with_database
 from postgres.connecting import connect
 from postgres.words import explain, is_lasting
@@ -41,20 +44,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long to wait for a database that is not up yet (default %(default)s; 0 = one attempt)",
     )
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="spread the tables of readings over the workers of a Citus cluster (docs/scaling.md)",
+    )
+    parser.add_argument(
+        "--shards",
+        type=whole_number(1, SHARDS_MAX),
+        metavar="N",
+        help=f"with --distributed: into so many shards (default {SHARDS_DEFAULT}); chosen once",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """See to it that the schema is up to date and its partitions are there. Raises WattlineError."""
-    run_with_database(args, partial(_migrate, args.wait))
+    if args.shards is not None and not args.distributed:
+        raise UsageError("--shards says how --distributed does it, and is nothing by itself")
+    spread = partial(distribute, shards=args.shards) if args.distributed else None
+    run_with_database(args, partial(_migrate, args.wait, spread))
     return 0
 
 
-async def _migrate(wait_seconds: float, settings: Settings) -> None:
+async def _migrate(wait_seconds: float, spread: Spread | None, settings: Settings) -> None:
     label = settings.database_label
     async with await _connect_within(settings, wait_seconds) as connection:
         try:
-            await bring_up_to_date(connection, label)
+            await bring_up_to_date(connection, label, spread)
             await provide_logins(connection, settings.logins)
+            for problem in await let_logins_reach_workers(connection, settings.logins):
+                logger.warning("PostgreSQL at %s: %s", label, problem)
         except MigrationError as error:
             raise MigrationError(f"PostgreSQL at {label}: {error}") from None
         made = await ensure_partitions(connection, days_ahead(datetime.now(UTC)))

@@ -20,7 +20,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow, class_row
 from psycopg.sql import SQL, Identifier, Literal
 
-from postgres.locks import AdvisoryLock, lock_in_transaction, try_lock
+from postgres.locks import AdvisoryLock, lock_in_transaction, try_lock, wait_in_transaction
+from postgres.spread import is_spread
 from telemetry.kinds import KINDS
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ _MAKE: LiteralString = "SELECT make_day_partition(%s::regclass, %s)"
 _OWNS: LiteralString = """
     SELECT bool_and(pg_has_role(relowner, 'USAGE')) FROM pg_class WHERE oid = ANY(%s::regclass[])"""
 _DETACH = SQL("ALTER TABLE {history} DETACH PARTITION {partition} CONCURRENTLY")
+# The same where Citus spreads the table, which knows no CONCURRENTLY: everybody waits for it meanwhile.
+_DETACH_SPREAD = SQL("ALTER TABLE {history} DETACH PARTITION {partition}")
 _FINALIZE = SQL("ALTER TABLE {history} DETACH PARTITION {partition} FINALIZE")
 _MARK = SQL("COMMENT ON TABLE {partition} IS {mark}")
 _DROP = SQL("DROP TABLE {partition}")
@@ -206,7 +209,11 @@ async def _detach(connection: AsyncConnection[TupleRow], history: str, table: _T
     names = {"history": Identifier(history), "partition": Identifier(table.name)}
     if not table.marked:
         await connection.execute(_MARK.format(mark=Literal(_EXPIRED_MARK), **names))
-    if table.attached:
+    if table.attached and await is_spread(connection, history):
+        async with connection.transaction():
+            await wait_in_transaction(connection, DROP_LOCK_TIMEOUT_MS)
+            await connection.execute(_DETACH_SPREAD.format(**names))
+    elif table.attached:
         await connection.execute(_DETACH.format(**names))
     elif table.detach_pending:
         await connection.execute(_FINALIZE.format(**names))
@@ -220,7 +227,7 @@ async def _drop_detached(connection: AsyncConnection[TupleRow], history: str, na
     async with connection.transaction():
         await lock_in_transaction(connection, AdvisoryLock.PARTITIONS, CREATE_LOCK_TIMEOUT_MS)
         # Somebody may still read the table; a flush that needs another day's must not wait for them at our lock.
-        await connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{DROP_LOCK_TIMEOUT_MS}ms"])
+        await wait_in_transaction(connection, DROP_LOCK_TIMEOUT_MS)
         detached = any(
             table.name == name and table.marked and not table.attached and not table.detach_pending
             for table in await _tables(connection, history)

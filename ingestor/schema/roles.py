@@ -56,7 +56,7 @@ def _of_ingest() -> Iterator[Right]:
         yield from _rights(INGEST_ROLE, table, "SELECT", "INSERT", "DELETE")
     replayed = ("replayed_at", "refused_again_at", "reason_code", "reason")
     yield from _rights(INGEST_ROLE, "rejected_messages", "UPDATE", columns=replayed)
-    for table in ("annulments", "annulled_readings", "retention_progress", "schema_migrations"):
+    for table in ("hourly_places", "annulments", "annulled_readings", "retention_progress", "schema_migrations"):
         yield from _rights(INGEST_ROLE, table, "SELECT")
 
 

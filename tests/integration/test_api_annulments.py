@@ -14,6 +14,8 @@ import pytest
 from analytics_api.description import ledger_schemas
 from tests.api_process import MeterRow, VehicleRow, prepare, running_api, store
 
+pytestmark = pytest.mark.citus_too
+
 T0 = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=3)
 ANNULMENTS = "/v1/readings/annulments"
 STRANGER = {"Authorization": "Bearer stranger"}
@@ -126,6 +128,7 @@ def test_the_list_has_pages(api: httpx.Client) -> None:
     assert api.get(f"{ANNULMENTS}?kind=tram").status_code == 400
 
 
+@pytest.mark.one_server  # no worker lets that user in
 def test_a_database_user_who_may_only_read_is_told_so(database_url: str, tmp_path: Path) -> None:
     prepare(database_url)
     store(database_url, [MeterRow("METER-1", T0, 0.25)])

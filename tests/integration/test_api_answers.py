@@ -19,6 +19,8 @@ from tests.api_client import api_client
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
 
+pytestmark = pytest.mark.citus_too
+
 AT = datetime(2026, 1, 31, 14, 0, 0, 123_987, tzinfo=UTC)
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 ROUTES = (

@@ -41,6 +41,8 @@ from tests.backends import Database
 from tests.oracle import Stored, assert_answers, assert_summary, expected, expected_summary
 from tests.waiting import wait_until, wait_until_async
 
+pytestmark = pytest.mark.citus_too
+
 CONVENTION = MeterConvention("VEH-", "METER-")
 # An hour that is over: the roller may have summed what is the running hour of the periods here.
 RUNNING = hour_of(datetime.now(UTC)) - HOUR

@@ -18,6 +18,8 @@ from postgres.connecting import connect
 from telemetry.kinds import METER, VEHICLE, Kind
 from tests.api_process import MeterRow, VehicleRow, prepare, running_api, store
 
+pytestmark = pytest.mark.citus_too
+
 T0 = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=3)
 DEVICES = {"meter": "METER-1", "vehicle": "VEH-1"}
 

@@ -32,6 +32,8 @@ from tests.backends import Database
 from tests.processes import WattlineProcess
 from tests.waiting import wait_until, wait_until_async
 
+pytestmark = pytest.mark.citus_too
+
 AT = datetime(2026, 1, 31, 14, 0, 0, 123_987, tzinfo=UTC)
 LONG_FROM = datetime(2026, 3, 1, tzinfo=UTC)
 LONG_ROWS = 500_000
@@ -277,7 +279,7 @@ def test_a_database_that_goes_away_cuts_the_file(
         assert response.status_code == 200
         with psycopg.connect(database_url, autocommit=True) as connection:
             for pid in backends_at_long_answers(database_url):
-                connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+                connection.execute("SELECT pg_terminate_backend(%s::int)", [pid])
         with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
             response.read()
     wait_until(lambda: "cut a CSV answer: The database is away." in process.output(), what="the line in the log")
@@ -310,6 +312,7 @@ def test_a_reader_that_takes_nothing_is_cut(database_url: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.one_server  # its plan
 def test_plans_read_the_primary_keys_of_the_partitions_in_the_window(
     postgres_server: Database, kind: Kind, plan: str
 ) -> None:

@@ -18,6 +18,8 @@ from tests.api_client import api_client, async_api_client
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
 
+pytestmark = pytest.mark.citus_too
+
 RFC_3339 = "must be RFC 3339 with an offset, like 2026-01-31T14:00:00Z"
 ID_CHARACTERS = "must be 1 to 100 characters of A-Z a-z 0-9 . _ : -"
 MAY, JUNE, JULY, AUGUST = (f"2026-0{month}-01T00:00:00.000Z" for month in (5, 6, 7, 8))

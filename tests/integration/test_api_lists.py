@@ -18,6 +18,8 @@ from tests.api_client import api_client
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
 
+pytestmark = pytest.mark.citus_too
+
 METERS = "/v1/telemetry/meter"
 VEHICLES = "/v1/telemetry/vehicle"
 NOW = datetime.now(UTC).replace(microsecond=123_987)

@@ -26,6 +26,8 @@ from tests.api_client import api_client
 from tests.api_process import MeterRow, VehicleRow, prepared_database, running_api, store
 from tests.backends import Database
 
+pytestmark = pytest.mark.citus_too
+
 END = datetime(2026, 1, 31, 14, tzinfo=UTC)
 HALF_OF_4_DECIMALS = 0.5e-4
 HALF_OF_2_DECIMALS = 0.5e-2
@@ -118,10 +120,10 @@ def test_24_hours_of_85_percent_are_healthy(served: Served) -> None:
     hours = [END - timedelta(hours=hour) for hour in range(24, 0, -1)]
     store(
         served.url,
-        meters=[MeterRow("BOX.85", at, 1.0) for at in hours],
-        vehicles=[VehicleRow("CAR.85", at, 0.85) for at in hours],
+        meters=[MeterRow("BOX.healthy", at, 1.0) for at in hours],
+        vehicles=[VehicleRow("CAR.healthy", at, 0.85) for at in hours],
     )
-    data = served.performance("CAR.85", 24)
+    data = served.performance("CAR.healthy", 24)
     assert (data["totalAcConsumed"], data["totalDcDelivered"]) == (24, 20.4)
     assert (data["efficiencyPercent"], data["healthStatus"]) == ("85.00%", "HEALTHY")
 
@@ -248,6 +250,7 @@ def test_a_link_makes_a_meter_of_any_name_count(served: Served) -> None:
 
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
 @pytest.mark.parametrize("linked_days", [0, 3], ids=["convention", "links"])
+@pytest.mark.one_server  # its plan
 def test_the_plan_reads_the_indexes_of_the_days_in_the_window(database_url: str, plan: str, linked_days: int) -> None:
     days = [END.replace(hour=0) - timedelta(days=number) for number in range(10)]
 

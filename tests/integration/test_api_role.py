@@ -15,6 +15,8 @@ from analytics_api.http.errors import UnavailableError
 from postgres.roles import API_ROLE
 from tests.api_process import prepare
 
+pytestmark = pytest.mark.citus_too
+
 WHO = "SELECT current_user::text"
 FORBIDDEN = (
     b"INSERT INTO meter_status VALUES ('M', 1, 230, now(), now())",

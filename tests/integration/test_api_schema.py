@@ -32,6 +32,8 @@ from tests.devices import meter_reading
 from tests.processes import WattlineProcess
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.citus_too
+
 EXAMPLES = 60
 WAIT_SECONDS = 10.0
 DEVICES = 3

@@ -31,6 +31,8 @@ from tests.backends import Database
 from tests.processes import WattlineProcess
 from tests.waiting import wait_until, wait_until_async
 
+pytestmark = pytest.mark.citus_too
+
 SCANS_A_QUESTION = 2  # of each status table: for the counters, for the changes
 
 
@@ -113,6 +115,7 @@ def test_a_change_that_commits_late_is_not_missed_and_lists_are_bounded(url: str
     asyncio.run(asked_thrice())
 
 
+@pytest.mark.one_server  # its books
 def test_a_hundred_listeners_cost_one_question_a_second(api: WattlineProcess, url: str) -> None:
     async def listen(client: httpx.AsyncClient) -> list[int]:
         listening = events(client, api.http_url)

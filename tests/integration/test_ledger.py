@@ -23,6 +23,8 @@ from ledger.stretch import LedgerError, NothingThereError, Stretch
 from postgres.connecting import connect
 from telemetry.kinds import METER, VEHICLE, Kind
 
+pytestmark = pytest.mark.citus_too
+
 Connection = AsyncConnection[tuple[Any, ...]]
 NOW_US = int(time.time()) // 3600 * 3_600_000_000
 HOUR_US = 3_600_000_000

@@ -34,6 +34,7 @@ MAY = {
         "vehicle_hourly": "DELETE INSERT SELECT",
         "hourly_invalidations": "DELETE INSERT SELECT",
         "rejected_messages": "DELETE INSERT MAINTAIN SELECT UPDATE(reason,reason_code,refused_again_at,replayed_at)",
+        "hourly_places": "SELECT",
         "mqtt_subscriptions": "DELETE INSERT SELECT",
         "annulments": "SELECT",
         "annulled_readings": "SELECT",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import psycopg
+import pytest
 
 from analytics_api.database.questions import Database
 from analytics_api.live.stream import CHANGES
@@ -16,6 +17,8 @@ from ingestor.metrics import IngestMetrics
 from postgres.connecting import connect
 from telemetry.kinds import METER, VEHICLE
 from tests.api_process import prepare, running_api
+
+pytestmark = pytest.mark.citus_too
 
 # Device: usual interval, seconds since its last sign of life.
 FLEET: dict[str, tuple[float | None, int]] = {

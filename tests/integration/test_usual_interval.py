@@ -17,6 +17,8 @@ from postgres.connecting import connect
 from telemetry.kinds import METER
 from tests.api_process import MeterRow, prepare, store
 
+pytestmark = pytest.mark.citus_too
+
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
 LATELY = timedelta(days=3650)
