@@ -104,11 +104,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _folder(args: argparse.Namespace) -> Path:
     settings = load_settings()
-    folder = args.access_dir or settings.broker_access_dir or access_dir_of_running(args.data_dir or settings.data_dir)
+    if args.data_dir is not None:  # an option wins over what is set
+        folder = args.access_dir or access_dir_of_running(args.data_dir)
+    else:
+        folder = args.access_dir or settings.broker_access_dir or access_dir_of_running(settings.data_dir)
     if folder is None:
         raise UsageError(
             "where are the broker's accounts? Set BROKER_ACCESS_DIR, or name the folder with --access-dir; "
-            "`wattline secure` makes one"
+            "`wattline secure` makes one, and so does `wattline up --secure`"
         )
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder; `wattline secure` makes one with the broker's accounts")

@@ -194,6 +194,7 @@ def test_a_mistake_is_a_line(folder: Path, monkeypatch: pytest.MonkeyPatch, caps
         (["add"], BAD_USAGE, "which devices? Name them, or a file of them: --csv FILE"),
         (["remove", "METER-1"], FAILED, "no such account, and nothing was changed: METER-1"),
         (["list", "--access-dir", "nowhere"], BAD_USAGE, "nowhere is no folder"),
+        (["list", "--data-dir", "nowhere"], BAD_USAGE, "where are the broker's accounts?"),
     ):
         assert main(["devices", *arguments]) == status
         assert said in capsys.readouterr().err
