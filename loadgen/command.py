@@ -53,7 +53,12 @@ def run(args: argparse.Namespace) -> int:
         None if args.accounts is None else {entry.device: entry for entry in read_devices(args.accounts, new=False)}
     )
     connections = sum(devices_of(args).values()) if accounts is not None else min(args.connections, pace.points)
-    problem = _no_account(args, settings, accounts) or _problem(args, pace, settings) or _no_room(connections)
+    problem = (
+        _no_account(args, settings, accounts)
+        or _problem(args, pace, settings)
+        or _cannot_ask(args)
+        or _no_room(connections)
+    )
     if problem is not None:
         raise UsageError(problem)
     configure_logging(settings.log_level, settings.log_format)
@@ -101,7 +106,10 @@ def _run(
         report.latency,
         report.committed,
         accounts,
+        args.receipts,
     )
+    if args.receipts is not None:
+        report.answer = "receipt"
     status = OK
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
@@ -109,6 +117,8 @@ def _run(
         if fleet.bounded and counts.published and (counts.not_sent or (args.qos and counts.unacknowledged)):
             status = FAILED
         if fleet.bounded and args.qos and counts.published and not counts.acknowledged:
+            status = FAILED
+        if args.receipts is not None and counts.refused:
             status = FAILED
     except LinkError as error:
         if not counts.published:
@@ -223,6 +233,12 @@ def _no_account(args: argparse.Namespace, settings: Settings, accounts: Mapping[
         "MQTT_URL has the ingestor's own account, and a device that connects by it could end the ingestor's session, "
         "with all that is queued there: set MQTT_URL to another account, or name the devices' own with --accounts"
     )
+
+
+def _cannot_ask(args: argparse.Namespace) -> str | None:
+    if args.receipts is not None and (args.qos == 0 or args.mqtt_version != "5"):
+        return "--receipts needs --mqtt-version 5 and --qos 1: a device of MQTT 3.1.1 cannot ask"
+    return None
 
 
 def _no_room(connections: int) -> str | None:

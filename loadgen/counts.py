@@ -13,11 +13,13 @@ class Counts:
     published: int = 0
     """Sent at least once."""
     acknowledged: int = 0
-    """PUBACK with success."""
+    """PUBACK with success; where receipts are asked for, told as stored."""
     refused: Counter[str] = field(default_factory=Counter)
-    """PUBACK with another reason code, by its text: nobody stores it."""
+    """PUBACK with another reason code, or a receipt that says so, by its text: nobody stores it."""
     published_again: int = 0
-    """Sends that repeated a reading whose connection was lost before the PUBACK."""
+    """Sends that repeated a reading whose connection was lost before its answer, or whose receipt did not come."""
+    repeated: int = 0
+    """Told by their receipts as stored before: an earlier receipt was lost."""
     late: int = 0
     """Of the readings made: with a timestamp of an hour before."""
     duplicates: int = 0
@@ -65,6 +67,8 @@ class Counts:
         lines = [summary]
         if self.published_again:
             lines.append(f"published again after a lost connection: {self.published_again:,}")
+        if self.repeated:
+            lines.append(f"told as stored before, by a receipt that came later: {self.repeated:,}")
         if self.left_out:
             lines.append(
                 f"turns left out: {self.left_out:,} (held up for more than an interval: the broker was away, or broker "

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from config.backoff import backoff_seconds
 from config.settings import Settings
+from loadgen.asking import AskingOutlet
 from loadgen.messages import Message
 from loadgen.mqtt311 import Connection311
 from loadgen.publisher import Lane, Outlet
@@ -43,14 +44,24 @@ TELL_SECONDS: Final = 5.0
 class Dialler:
     """The connections of all lanes."""
 
-    def __init__(
-        self, lanes: Sequence[Lane], settings: Settings, under_way_max: int, *, mqtt_version: str, qos: int
+    def __init__(  # noqa: PLR0913 - how all of them connect
+        self,
+        lanes: Sequence[Lane],
+        settings: Settings,
+        under_way_max: int,
+        *,
+        mqtt_version: str,
+        qos: int,
+        receipt_seconds: float | None = None,
     ) -> None:
-        """Raises SettingsError when a certificate file cannot be used."""
+        """`receipt_seconds`: ask for receipts, and wait so long for one. Raises SettingsError when a certificate file
+        cannot be used.
+        """
         self.lanes = lanes
         self._under_way_max = under_way_max
         self._version = mqtt_version
         self._qos = qos
+        self._receipt_seconds = receipt_seconds
         # Random, so that two runs never take each other's session.
         self._name = f"wattline-loadgen-{secrets.token_hex(3)}"
         self._few = len(lanes) <= FEW_CONNECTIONS
@@ -147,7 +158,17 @@ class Dialler:
 
         connection: Connection | Connection311
         outlet: Outlet
-        if self._version == "3.1.1":
+        if self._receipt_seconds is not None:
+            outlet = await AskingOutlet.open(
+                options,
+                self._under_way_max,
+                lane.answered,
+                device=None if lane.account is None else lane.account.device,
+                seconds=self._receipt_seconds,
+                counts=lane.counts,
+            )
+            connection = outlet.connection
+        elif self._version == "3.1.1":
             connection = outlet = await Connection311.open(options, self._under_way_max, lane.answered, qos=self._qos)
         else:
             connection = await Connection.open(options)

@@ -21,6 +21,8 @@ RATE_MAX = 1_000_000.0
 MESSAGES_MAX = 10_000_000_000
 HOURS_MAX = 24 * 366.0
 INTERVAL_SECONDS_MAX = 86_400.0
+RECEIPT_SECONDS = 5.0
+RECEIPT_SECONDS_MAX = 3600.0
 DURATION_SECONDS_MAX = 366 * 86_400.0
 # With the ids' own words and numbers this stays within the contract's 100 characters.
 PREFIX_LENGTH_MAX = 100 - max(len(f"-{kind.id_prefix}{DEVICES_MAX}") for kind in KINDS)
@@ -80,6 +82,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--malformed", type=share, default=0.0, metavar="SHARE", help="share of messages that must be refused")
     add("--mqtt-version", choices=("3.1.1", "5"), default="5", help="what the devices speak (default %(default)s)")
     add("--qos", type=int, choices=(0, 1), default=1, help="0: nothing is acknowledged (default %(default)s)")
+    add(
+        "--receipts",
+        type=number(0.1, RECEIPT_SECONDS_MAX),
+        nargs="?",
+        const=RECEIPT_SECONDS,
+        metavar="SECONDS",
+        help=f"devices ask for receipts, and send each reading until its own has come, again after SECONDS (default "
+        f"{RECEIPT_SECONDS:g}), then twice as long",
+    )
     add("--latency", action="store_true", help="measure publish → committed in the tables, too; --verify does anyway")
     add("--json", action="store_true", help="the report as one JSON object on stdout")
     add(

@@ -31,7 +31,9 @@ WAITING_ALL_MAX = 20_000
 
 
 class Outlet(Protocol):
-    """An open connection that takes messages by the batch: `mqtt.outbox.Outbox`, or `mqtt311.Connection311`."""
+    """An open connection that takes messages by the batch: `mqtt.outbox.Outbox`, `asking.AskingOutlet`, or
+    `mqtt311.Connection311`.
+    """
 
     @property
     def room(self) -> int: ...
@@ -47,7 +49,7 @@ class Traffic:
         self.counts = counts
         self.qos = qos
         self.latency = latency
-        """Due → PUBACK with success."""
+        """Due → PUBACK with success, or receipt."""
         self.pending = 0
         """Messages handed to lanes that are not answered yet (with QoS 0: not sent)."""
         self.moved = asyncio.Event()
@@ -77,6 +79,11 @@ class Lane:
         self._waiting_max = waiting_max
         self._waiting: deque[Message] = deque()
         self._repeats = 0
+
+    @property
+    def counts(self) -> Counts:
+        """Of the run."""
+        return self._traffic.counts
 
     @property
     def full(self) -> bool:

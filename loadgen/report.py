@@ -21,13 +21,15 @@ class Report:
     committed: Committed | None = None
     findings: Findings | None = None
     error: str | None = None
+    answer: str = "PUBACK"
+    """What answers a message: a PUBACK, or a receipt."""
 
     def lines(self) -> list[str]:
         """All but the findings, a line a fact."""
         counts = self.counts
         lines = counts.report()
         if self.latency.count:
-            lines.append(f"publish → PUBACK: {self.latency.line()}")
+            lines.append(f"publish → {self.answer}: {self.latency.line()}")
         if self.committed is not None:
             lines += self.committed.lines()
         if counts.messages:
@@ -46,6 +48,7 @@ class Report:
             "unacknowledged": counts.unacknowledged,
             "refused": dict(counts.refused),
             "publishedAgain": counts.published_again,
+            "repeated": counts.repeated,
             "leftOut": counts.left_out,
             "notSent": counts.not_sent,
             "late": counts.late,
@@ -56,7 +59,7 @@ class Report:
             "acknowledgedPerSecond": round(counts.rate, 1),
             "cpuMicrosecondsPerMessage": round(counts.cpu_microseconds, 2),
             "corePercent": round(counts.core_percent, 1),
-            "pubackMilliseconds": self.latency.milliseconds(),
+            f"{self.answer.lower()}Milliseconds": self.latency.milliseconds(),
             "committedMilliseconds": None if self.committed is None else self.committed.as_json(),
             "verified": None
             if findings is None

@@ -40,6 +40,8 @@ CONNECT_SECONDS_MAX = 10.0
 # asks what became of its last readings.
 DRAIN_SECONDS_TIMED = 10.0
 DRAIN_SECONDS_ENDLESS = 2.0
+# Whoever waits for receipts waits for a broker and a database that come back, and for the longest patience of a device.
+DRAIN_SECONDS_RECEIPTS = 90.0
 # A run that ends with a number of messages would otherwise wait for ever for a broker that is gone.
 AWAY_SECONDS_MAX = 10.0
 # After the last acknowledgement, for samples that are not in the tables yet.
@@ -70,11 +72,20 @@ class Run:
     committed: Committed | None = None
     accounts: Mapping[str, Entry] | None = None
     """Of every device, by its id, where each connects by itself; then `connections` counts the devices."""
+    receipt_seconds: float | None = None
+    """Devices ask for receipts, and send again what has none after this long; None = a PUBACK is enough."""
 
     @property
     def bounded(self) -> bool:
         """Whether it ends by itself."""
         return self.schedule.turns is not None or self.schedule.duration_seconds is not None
+
+    @property
+    def drain_seconds(self) -> float:
+        """How long to wait for the last answers."""
+        if not self.bounded:
+            return DRAIN_SECONDS_ENDLESS
+        return DRAIN_SECONDS_TIMED if self.receipt_seconds is None else DRAIN_SECONDS_RECEIPTS
 
     def script(self) -> Script:
         maker = MessageMaker(self.faults, self.counts, self.evidence, self.rng, self.committed)
@@ -102,7 +113,14 @@ async def run_fleet(run: Run, settings: Settings) -> None:
         devices = [device for point in run.points for device in point.devices]
         lanes = [Lane(n, traffic, waiting_max, run.accounts[device.id]) for n, device in enumerate(devices)]
         ways = [Switchboard({device.topic: lane for device, lane in zip(devices, lanes, strict=True)})]
-    dialler = Dialler(lanes, settings, under_way_per_lane(run.connections), mqtt_version=run.mqtt_version, qos=run.qos)
+    dialler = Dialler(
+        lanes,
+        settings,
+        under_way_per_lane(run.connections),
+        mqtt_version=run.mqtt_version,
+        qos=run.qos,
+        receipt_seconds=run.receipt_seconds,
+    )
     with _stopping_signals(stop):
         try:
             async with asyncio.TaskGroup() as group:
@@ -136,7 +154,7 @@ async def _publish(
     lanes = dialler.lanes
     started, cpu_started = time.monotonic(), time.process_time()
     duration = run.schedule.duration_seconds
-    drain_seconds = DRAIN_SECONDS_TIMED if run.bounded else DRAIN_SECONDS_ENDLESS
+    drain_seconds = run.drain_seconds
     # The schedule may end late, held up by full lanes; then the time for the last answers is already over.
     limit = None if duration is None else duration + drain_seconds
     producer = Producer(run, ways, traffic, started)
@@ -153,6 +171,7 @@ async def _publish(
             producing.result()
         if not ended and not stop.is_set():
             run.counts.not_sent = producer.overdue()
+        producing.cancel()  # where somebody stops a run, nothing new is published while the last answers come
         deadline = time.monotonic() + (drain_seconds if ended or stop.is_set() else 0.0)
         while traffic.pending and time.monotonic() < deadline:
             if run.qos == 0:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.asking import Asking, asking
 from tests.backends import Broker, Database, new_broker
+from tests.databases import a_database, migrated_template
 from tests.devices import device, meter_reading
 from tests.faults.counting import rows_in_history
 from tests.faults.flushes import held_in_commit, make_gate
@@ -46,11 +47,9 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(postgres_server: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    folder, name = tmp_path_factory.mktemp("receipts"), "test_receipts"
+    folder = tmp_path_factory.mktemp("receipts")
     broker = new_broker(folder / "broker")
-    url = postgres_server.url_of(name)
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
+    with a_database(postgres_server, migrated_template(postgres_server)) as url:
         broker.start()
         ingestor = WattlineProcess("ingest", folder=folder, DATABASE_URL=url, MQTT_URL=broker.url)
         try:
@@ -63,7 +62,6 @@ def place(postgres_server: Database, tmp_path_factory: pytest.TempPathFactory) -
         finally:
             ingestor.kill()
             broker.stop()
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 _numbers = count(1)

@@ -116,6 +116,15 @@ def test_as_fast_as_it_goes_with_every_fault_is_verified_exactly(
     assert reason.startswith("invalid_")
 
 
+def test_devices_that_ask_are_told_of_every_reading(loadgen: Callable[..., tuple[int, dict[str, Any]]]) -> None:
+    shares = ("--duplicates", "0.1", "--late", "0.1", "--malformed", "0.1")
+    status, report = loadgen("--max", "--messages", "500", *shares, "--receipts", "--verify")
+    assert (status, report["unacknowledged"], report["refused"]) == (0, 0, {})
+    assert report["acknowledged"] == report["verified"]["acknowledged"] == 500 - report["malformed"]
+    assert report["receiptMilliseconds"]["count"] == report["acknowledged"]
+    assert report["duplicates"] > 20
+
+
 def test_an_open_loop_keeps_its_rate(loadgen: Callable[..., tuple[int, dict[str, Any]]]) -> None:
     status, report = loadgen("--rate", "1000", "--duration", "1", "--verify", "--mqtt-version", "3.1.1")
     assert status == 0

@@ -70,6 +70,8 @@ def test_a_run_too_long_to_remember(capsys: pytest.CaptureFixture[str]) -> None:
         (("--hours", "719.5", "--late", "0.1"), "with --late goes back further"),
         (("--max", "--verify"), "--verify needs --duration"),
         (("--max", "--messages", "5", "--qos", "0", "--verify"), "--verify needs --qos 1"),
+        (("--receipts", "--qos", "0"), "--receipts needs --mqtt-version 5 and --qos 1"),
+        (("--receipts", "--mqtt-version", "3.1.1"), "--receipts needs --mqtt-version 5 and --qos 1"),
         (("--malformed", "1.5"), "argument --malformed: '1.5'"),
         (("--meters", "90000", "--connections", "90000"), "`ulimit -n 90064`"),
     ],
