@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
+from typing import Literal
+
+from config.logging import configure_logging
+
+logger = logging.getLogger(__name__)
 
 # RETENTION_DAY to RETENTION_DAYS is 0.96, DATABASE_USER to DATABASE_USERNAME 0.87, MQTT_PORT to METRICS_PORT 0.76.
 ALIKE_MIN = 0.85
 PATTERN = "MAX_KWH"
+
+_told: set[str] = set()
 
 
 def near_misses(given: Iterable[str], known: Collection[str]) -> Mapping[str, str]:
@@ -38,3 +46,15 @@ def near_misses(given: Iterable[str], known: Collection[str]) -> Mapping[str, st
         if close:
             found[name] = close[0]
     return found
+
+
+def tell_of_near_misses(
+    given: Iterable[str], known: Collection[str], level: str, log_format: Literal["text", "json"]
+) -> None:
+    """Once for each name in the life of a process. Nothing is set up to log before the first settings are read."""
+    misses = near_misses(set(given) - _told, known)
+    if misses:
+        configure_logging(level, log_format)
+    for name, meant in sorted(misses.items()):
+        _told.add(name)
+        logger.warning("%s is no setting, and has no effect; %s is one", name, meant)

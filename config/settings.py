@@ -6,7 +6,6 @@ names the variable. The README's table is tested against this module.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Mapping
@@ -15,27 +14,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 from urllib.parse import quote
 
-import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config.beside_up import places_beside_up
 from config.broker import INGESTOR_ACCOUNT, BrokerAddress, broker_address
+from config.database_url import check_database_url
 from config.env_file import ENV_FILE, read_env_file
 from config.errors import SettingsError
 from config.hosts import host_name
-from config.logging import configure_logging
 from config.logins import Login, database_logins
-from config.near_misses import near_misses
+from config.near_misses import tell_of_near_misses
 from config.running import DATA_DIR
 from config.tokens import Token, tokens
 
-_told: set[str] = set()
-
 Network: TypeAlias = IPv4Network | IPv6Network
 
-logger = logging.getLogger(__name__)
 _MAX_KWH = re.compile(r"([A-Za-z]+)_MAX_KWH", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
@@ -194,16 +189,7 @@ class Settings(BaseSettings):
     @classmethod
     def _database_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            expected = "expected postgresql://user:pass@host:port/name"
-            try:
-                parts = conninfo_to_dict(value.get_secret_value())
-            except psycopg.Error:  # its text may quote the password
-                raise ValueError(expected) from None
-            # A password with an unescaped @ or / spills into host and database name, and from there into the logs.
-            if any("@" in str(parts.get(part, "")) for part in ("host", "port", "dbname")):
-                raise ValueError(f"{expected}; write @ in a password as %40, / as %2F, : as %3A")
-            if not all(port.isdecimal() or not port for port in str(parts.get("port", "5432")).split(",")):
-                raise ValueError(f"{expected}; its port is not a number (write / in a password as %2F)")
+            check_database_url(value.get_secret_value())
         return value
 
     @field_validator("database_logins")
@@ -377,7 +363,8 @@ def load_settings(
                 settings.model_fields_set, data_dir, settings.wattline_data_dir, publishes=publishes
             )
             settings = Settings(**given, **places)
-        _tell_of_near_misses(variables, settings)
+        names = {name.upper() for name in Settings.model_fields}
+        tell_of_near_misses(variables, names, settings.log_level, settings.log_format)
         return settings
     except ValidationError as error:
         problems = []
@@ -390,16 +377,6 @@ def load_settings(
         raise SettingsError(".env: is not UTF-8 text") from None
     except OSError as error:
         raise SettingsError(f".env: cannot be read: {error.strerror}") from None
-
-
-def _tell_of_near_misses(variables: Mapping[str, str], settings: Settings) -> None:
-    """Once for each name in the life of a process."""
-    misses = near_misses(variables.keys() - _told, {name.upper() for name in Settings.model_fields})
-    if misses:
-        configure_logging(settings.log_level, settings.log_format)
-    for name, meant in sorted(misses.items()):
-        _told.add(name)
-        logger.warning("%s is no setting, and has no effect; %s is one", name, meant)
 
 
 def _max_kwh(variables: Mapping[str, str]) -> dict[str, float]:
