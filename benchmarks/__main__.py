@@ -6,11 +6,19 @@ import argparse
 import signal
 import sys
 
-from benchmarks import drain, outage, queries, scale, steady, window
+from benchmarks import citus, drain, outage, queries, scale, steady, window
 from benchmarks.machine import hopeless, shortcomings, this_machine
 from config.errors import FAILED, WattlineError
 
-BENCHMARKS = {"drain": drain, "steady": steady, "outage": outage, "scale": scale, "queries": queries, "window": window}
+BENCHMARKS = {
+    "drain": drain,
+    "steady": steady,
+    "outage": outage,
+    "scale": scale,
+    "queries": queries,
+    "window": window,
+    "citus": citus,
+}
 INTERRUPTED = 130
 
 

@@ -55,25 +55,32 @@ class CitusCluster:
         return self._on(self.coordinator, database)
 
     @contextmanager
-    def database(self, name: str, how: str = "") -> Iterator[str]:
-        """The URL of a fresh database on every node, set up as a cluster; gone afterwards."""
-        nodes = (self.coordinator, *self.workers)
+    def database(self, name: str, how: str = "", *, spread: bool = True) -> Iterator[str]:
+        """The URL of a fresh database on every node, set up as a cluster; gone afterwards. Without `spread` it is one
+        on the coordinator's server, and knows nothing of Citus.
+        """
+        nodes = (self.coordinator, *self.workers) if spread else (self.coordinator,)
         try:
             for node in nodes:
                 with psycopg.connect(self._on(node, "postgres"), autocommit=True) as connection:
                     connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 {how}".encode())
-                with psycopg.connect(self._on(node, name), autocommit=True) as connection:
-                    connection.execute("CREATE EXTENSION citus")
-            with psycopg.connect(self.url_of(name), autocommit=True) as connection:
-                here = self.coordinator
-                connection.execute("SELECT citus_set_coordinator_host(%s, %s)", [here.host, here.port])
-                for node in self.workers:
-                    connection.execute("SELECT citus_add_node(%s, %s)", [node.host, node.port])
+            if spread:
+                self._set_up(name)
             yield self.url_of(name)
         finally:
             for node in nodes:
                 with psycopg.connect(self._on(node, "postgres"), autocommit=True) as connection:
                     connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+
+    def _set_up(self, name: str) -> None:
+        for node in (self.coordinator, *self.workers):
+            with psycopg.connect(self._on(node, name), autocommit=True) as connection:
+                connection.execute("CREATE EXTENSION citus")
+        with psycopg.connect(self.url_of(name), autocommit=True) as connection:
+            here = self.coordinator
+            connection.execute("SELECT citus_set_coordinator_host(%s, %s)", [here.host, here.port])
+            for node in self.workers:
+                connection.execute("SELECT citus_add_node(%s, %s)", [node.host, node.port])
 
     def _on(self, node: Node, database: str) -> str:
         # As a URL: tests add to it what they like.

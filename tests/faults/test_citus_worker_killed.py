@@ -54,11 +54,12 @@ def test_nothing_is_lost_and_nothing_stored_twice(
     )
     ingestor.wait_ready()
     with Load(publisher, 300) as load:
+        before = 0
         for kill in range(KILLS):
-            before = rows_in_history(spread_url)
-            wait_until(lambda before=before: stored_now(spread_url) > before, 60, "more readings are stored")
+            wait_until(lambda before=before: stored_now(spread_url) > before, 120, "more readings are stored")
+            before = stored_now(spread_url)
             crash(cluster, kill % len(cluster.workers))
-        wait_until(lambda: recovered(spread_url), 60, "what was in doubt is decided")
+        wait_until(lambda: recovered(spread_url), 120, "what was in doubt is decided")
         published = load.finish(spread_url, timeout=120)
     wait_until(lambda: recovered(spread_url), 60, "what was in doubt is decided")
     assert_stored_once(spread_url, published, timeout=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -16,7 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
+from benchmarks import citus
 from benchmarks.machine import Machine, hopeless, shortcomings
+from tests.citus import NOT_GIVEN
 from tests.waiting import wait_until
 
 PROJECT = Path(__file__).parents[2]
@@ -93,3 +96,11 @@ def test_a_machine_too_small_is_named() -> None:
     assert not hopeless(small)
     assert hopeless(Machine(8, 64.0, 1.0, "a CPU", "Linux 6", "3.11.7", "18.6", "2.0.11"))
     assert shortcomings(Machine(2, 4.0, 5.0, "a CPU", "Linux 6", "3.11.7", "18.6", "2.0.11")) == []
+
+
+def test_without_a_cluster_its_benchmark_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(citus, "CITUS_URL", None)
+    assert citus.run(argparse.Namespace()) == 0
+    assert capsys.readouterr().out == f"{NOT_GIVEN}\n"
