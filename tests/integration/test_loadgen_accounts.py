@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from access.lists import Entry, csv_text
 from loadgen.fleet import device_ids
+from tests.processes import WattlineProcess
 from tests.secure_broker import INGESTOR, SECRET, GuardedByUs, client
 from tests.waiting import wait_until
 from wattline.cli import main
@@ -60,3 +62,27 @@ def test_a_device_without_an_account_is_named(capsys: pytest.CaptureFixture[str]
     Path("accounts.csv").write_text("LOAD-METER-001\n")
     assert main(["loadgen", *SIZES, "--max", "--messages", "1", "--accounts", "accounts.csv"]) == 1
     assert "line 1: LOAD-METER-001 has no password" in capsys.readouterr().err
+
+
+def test_every_device_is_told_by_its_own_and_by_nobody_elses(
+    broker: GuardedByUs,
+    start_wattline: Callable[..., WattlineProcess],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The ingestor may write receipts, a device may read its own, and nothing else is needed for it."""
+    ours = broker.url_for(INGESTOR, quote(SECRET))
+    ingestor = start_wattline(
+        "ingest",
+        DATABASE_URL=database_url,
+        MQTT_URL=ours,
+        MQTT_TLS_CA=str(broker.ca_file),
+        MQTT_CLIENT_ID=INGESTOR,
+    )
+    ingestor.wait_ready()
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    asks = ("--max", "--messages", "50", "--receipts", "--verify")
+    assert main(["loadgen", *SIZES, *asks, "--accounts", "accounts.csv", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["acknowledged"] == report["verified"]["acknowledged"] == 50
