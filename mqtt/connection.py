@@ -237,7 +237,7 @@ class Connection(NetworkConnection):
         if self._error is not None:
             return  # heard out, see _hear_out: nobody is there to take it
         self._heard = True
-        if not self._welcome.done() and data.startswith(CONNACK_311):
+        if not self._welcome.done() and (self._reader.unread + data).startswith(CONNACK_311):
             self.abort(speaks_311_only(str(self._options.broker)))
             return
         publishes, others, problem = self._reader.feed(data)

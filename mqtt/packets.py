@@ -47,6 +47,11 @@ class PacketReader:
         self._packet_bytes_max = packet_bytes_max
         self._partial = b""
 
+    @property
+    def unread(self) -> bytes:
+        """The beginning of a packet whose end has not come yet."""
+        return self._partial
+
     def feed(self, data: bytes) -> tuple[list[mqtt5.PublishPacket], list[mqtt5.Packet], str | None]:
         """The PUBLISHes and the other packets that end in `data`, and what is wrong with the bytes after them, if
         anything is. The hot path: 0.35 µs a PUBLISH, most of it in the codec.

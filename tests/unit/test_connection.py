@@ -149,6 +149,14 @@ async def test_a_broker_that_speaks_mqtt_3_1_1_only_is_named(answer: bytes) -> N
     assert "speaks MQTT 3.1.1 only" in str(error)
 
 
+@pytest.mark.parametrize("first", [1, 2, 3])
+async def test_its_answer_may_come_in_two_pieces(first: int) -> None:
+    connection = Connection(LinkOptions(address("127.0.0.1", 1883), "tester"), None)
+    for piece in (b"\x20\x02\x00\x01"[:first], b"\x20\x02\x00\x01"[first:]):
+        connection.data_received(piece)
+    assert "speaks MQTT 3.1.1 only" in str(connection._error)
+
+
 async def test_the_broker_hangs_up_instead_of_answering() -> None:
     error = await failure_when_answered(close=True)
     assert type(error) is LinkLost
