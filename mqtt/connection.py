@@ -30,7 +30,7 @@ from mqtt.network import NetworkConnection
 from mqtt.options import LinkOptions
 from mqtt.outbox import OnAnswers, Outbox, R, correlation
 from mqtt.packet_ids import PACKET_IDS, Answer, Answers
-from mqtt.packets import PacketReader, acknowledgements
+from mqtt.packets import PacketReader, acknowledgements, is_connack_311
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +42,6 @@ ENOUGH = (
     [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE],
     [mqtt5.SubAckReasonCode.GRANTED_QOS_EXACTLY_ONCE],
 )
-# How the CONNACK of a broker that speaks MQTT 3.1.1 only begins: two bytes follow, where MQTT 5 has three or more.
-CONNACK_311 = b"\x20\x02"
 # Packet ids are left for others, and a broker that answers late has no mountain of them to take in.
 OUTLET_UNDER_WAY_MAX = 20_000
 
@@ -237,7 +235,7 @@ class Connection(NetworkConnection):
         if self._error is not None:
             return  # heard out, see _hear_out: nobody is there to take it
         self._heard = True
-        if not self._welcome.done() and (self._reader.unread + data).startswith(CONNACK_311):
+        if not self._welcome.done() and is_connack_311(self._reader.unread + data):
             self.abort(speaks_311_only(str(self._options.broker)))
             return
         publishes, others, problem = self._reader.feed(data)

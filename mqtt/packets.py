@@ -40,6 +40,16 @@ def acknowledgements(packet_ids: Sequence[int], exactly_once: AbstractSet[int]) 
     return words.tobytes()
 
 
+def is_connack_311(answer: bytes) -> bool:
+    """Whether a first answer is the CONNACK of a broker that speaks MQTT 3.1.1 only.
+
+    Two bytes follow, where MQTT 5 has three or more; or its code is one of 3.1.1's for "no" (1 to 5), where MQTT 5 has
+    none below 0x80. Moquette sends the second form.
+    """
+    code = answer[3:4]
+    return answer[:2] == b"\x20\x02" or (answer[:1] == b"\x20" and b"\x00" < code < b"\x80")
+
+
 class PacketReader:
     """The packets of one connection."""
 

@@ -142,7 +142,7 @@ async def test_something_else_listens_there(answer: PingRespPacket | PublishPack
     assert str(error).endswith(HINT)
 
 
-@pytest.mark.parametrize("answer", [b"\x20\x02\x00\x01", b"\x20\x02\x00\x00"])
+@pytest.mark.parametrize("answer", [b"\x20\x02\x00\x01", b"\x20\x02\x00\x00", b"\x20\x03\x00\x01\x00"])
 async def test_a_broker_that_speaks_mqtt_3_1_1_only_is_named(answer: bytes) -> None:
     error = await failure_when_answered(answer)
     assert type(error) is LinkRefused
