@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 
-from benchmarks import citus, drain, outage, queries, scale, steady, window
+from benchmarks import citus, drain, outage, queries, scale, steady, window, workers
 from benchmarks.machine import hopeless, shortcomings, this_machine
 from config.errors import FAILED, WattlineError
 
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "steady": steady,
     "outage": outage,
     "scale": scale,
+    "workers": workers,
     "queries": queries,
     "window": window,
     "citus": citus,

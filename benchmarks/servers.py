@@ -99,10 +99,12 @@ class Servers:
         result: dict[str, Any] = json.loads(end.splitlines()[-1])
         return result
 
-    def ingestor(self, **environment: str) -> Ingestor:
+    def ingestor(self, *options: str, **environment: str) -> Ingestor:
         """Start `wattline ingest`, and wait until it is connected to both."""
         port = free_ports(1)[0]
-        child = self.python("wattline", "ingest", METRICS_HOST=LOOPBACK, METRICS_PORT=str(port), **environment)
+        child = self.python(
+            "wattline", "ingest", *options, METRICS_HOST=LOOPBACK, METRICS_PORT=str(port), **environment
+        )
         wait_ready(child, port)
         return Ingestor(child, port)
 

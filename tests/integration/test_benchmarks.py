@@ -29,6 +29,7 @@ TINY = {
     "steady": ["--rates", "200", "--seconds", "0.5", "--steps", "0", "--flush-intervals"],
     "outage": ["--rate", "200", "--before", "0.5", "--away", "0.5", "--after", "0.5"],
     "window": ["--messages", "500", "--windows", "10"],
+    "workers": ["--messages", "500", "--rounds", "1"],
     "scale": ["--messages", "500", "--rounds", "1", "--ingestors", "2", "--devices", "10", "--days", "3"],
 }
 
