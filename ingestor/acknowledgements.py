@@ -46,7 +46,7 @@ class Acknowledgements:
         logger.info(
             "the broker sends %d messages ahead of our acknowledgement, MAX_INFLIGHT would allow %d: each such lot "
             "is written at once. For larger batches raise its own limit (Mosquitto: max_inflight_messages, EMQX: "
-            "mqtt.max_inflight, RabbitMQ: mqtt.prefetch, VerneMQ: max_inflight_messages; HiveMQ CE: 50 by design)",
+            "mqtt.max_inflight, RabbitMQ: mqtt.prefetch, VerneMQ: receive_max_client; HiveMQ CE: 50 by design)",
             self._window.messages,
             self._window.asked,
         )

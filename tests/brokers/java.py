@@ -44,7 +44,7 @@ def built(project: str) -> Path:
 class JavaBroker(Service):
     """One broker with a folder and a port of its own; `configuration` writes its file and returns its argument."""
 
-    start_seconds = 120.0
+    start_seconds = stop_seconds = 120.0
     project: str
 
     def __init__(self, folder: Path) -> None:

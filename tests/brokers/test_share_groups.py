@@ -25,6 +25,8 @@ from tests.faults.test_ingest_members import (  # noqa: F401 - a test, which run
 from tests.processes import WattlineProcess
 from tests.waiting import wait_until_async
 
+pytestmark = pytest.mark.timeout(600)  # a broker in Java takes its time to start
+
 PER_SECOND = 200
 MORE_THAN_ANY_SMALL_WINDOW = 2000
 SETTLED_SECONDS = 1.0
@@ -36,9 +38,16 @@ def gives_to_absent(kind: Kind) -> bool:
     return kind.gives_to_absent
 
 
-def test_kills_and_a_restart_lose_nothing(
-    start_ingestor: Callable[..., WattlineProcess], database_url: str, broker: Broker, publisher: Device
+def test_kills_and_a_restart_lose_nothing(  # noqa: PLR0913, PLR0917 - fixtures
+    start_ingestor: Callable[..., WattlineProcess],
+    database_url: str,
+    broker: Broker,
+    publisher: Device,
+    kind: Kind,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if kind.not_yet_back is not None:
+        request.applymarker(pytest.mark.xfail(reason=kind.not_yet_back, raises=AssertionError))
     pair = [start_ingestor(MQTT_SHARE_GROUP="crew", MQTT_CLIENT_ID=name, FLUSH_INTERVAL_MS="20") for name in "ab"]
     with Load(publisher, PER_SECOND) as load:
         for round_of in range(4):

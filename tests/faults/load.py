@@ -64,9 +64,9 @@ class Load:
 
 
 def publish_all(device: Device, readings: Iterable[Published]) -> None:
-    """Publish each reading on its topic."""
+    """Publish each reading on its topic; it is its own tag, for what the device says of the broker's answers."""
     for kind, payload in readings:
-        (device.meter if kind == "meter" else device.vehicle)(payload)
+        (device.meter if kind == "meter" else device.vehicle)(payload, tag=(kind, payload))
 
 
 def publish_last(device: Device, url: str, timeout: float = PATIENCE_SECONDS) -> Published:

@@ -16,7 +16,7 @@ from tests.faults.counting import assert_stored_once, rows_in_history
 from tests.faults.load import Load
 from tests.waiting import wait_until_async
 
-PER_SECOND = 1000
+PER_SECOND = 400
 
 
 class Group:
@@ -75,8 +75,19 @@ def group(database_url: str, broker: Broker, monkeypatch: pytest.MonkeyPatch) ->
     return Group(database_url, broker)
 
 
-def test_from_one_to_four_to_two_members_nothing_is_lost_and_nothing_stranded(
-    group: Group, database_url: str, publisher: Device, sql: Callable[..., list[Any]], caplog: pytest.LogCaptureFixture
+@pytest.fixture
+def gives_to_absent() -> bool:
+    """Whether the broker gives a member that is away its share: Mosquitto does. tests/brokers says it of others."""
+    return True
+
+
+def test_from_one_to_four_to_two_members_nothing_is_lost_and_nothing_stranded(  # noqa: PLR0913, PLR0917 - fixtures
+    group: Group,
+    database_url: str,
+    publisher: Device,
+    sql: Callable[..., list[Any]],
+    caplog: pytest.LogCaptureFixture,
+    gives_to_absent: bool,
 ) -> None:
     published: list[Any] = []
 
@@ -95,8 +106,8 @@ def test_from_one_to_four_to_two_members_nothing_is_lost_and_nothing_stranded(
             await group.fall_over("c")
             assert await group.stop("d") == [True]
             await more(PER_SECOND)
-            # Mosquitto goes on giving both their share, so a part of what it acknowledged has no way to the tables.
-            assert rows_in_history(database_url) < len(load.published) - PER_SECOND // 4
+            if gives_to_absent:  # a part of what it acknowledged has no way to the tables
+                assert rows_in_history(database_url) < len(load.published) - PER_SECOND // 4
             assert await group.leave("c")
             assert await group.leave("d")
             await more(PER_SECOND)
