@@ -41,8 +41,11 @@ class Session:
         self._received = b""
 
     async def expect(self, kind: type[P]) -> P:
-        """The next packet, which must be of this kind."""
+        """The next packet, which must be of this kind; pings before it are answered, as by any broker."""
         packet = await self.receive()
+        while isinstance(packet, mqtt5.PingReqPacket) and kind is not mqtt5.PingReqPacket:
+            self.send(mqtt5.PingRespPacket())
+            packet = await self.receive()
         assert isinstance(packet, kind), f"{kind.__name__} expected, got {packet}"
         return packet
 

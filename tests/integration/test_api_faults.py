@@ -146,9 +146,9 @@ def test_a_stop_while_requests_wait_ends_in_time(behind_proxy: tuple[WattlinePro
 
 
 def proxy_is_asked(process: WattlineProcess) -> bool:
-    """All connections of the pool are in use."""
+    """All connections of the pool are in use, and four clients connected beside the one that looks."""
     text = httpx.get(f"{process.http_url}/metrics").text
-    return "wattline_api_pool_connections_idle 0.0" in text
+    return "wattline_api_pool_connections_idle 0.0" in text and "wattline_http_connections 5.0" in text
 
 
 def test_a_fleet_that_takes_long_is_computed_to_its_end(behind_proxy: tuple[WattlineProcess, TcpProxy, str]) -> None:
