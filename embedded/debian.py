@@ -23,13 +23,16 @@ def available() -> bool:
     return all(shutil.which(tool) for tool in ("apt-get", "dpkg-deb"))
 
 
-def unpack(package: str, target: Path) -> None:
-    """Fetch a package and the libraries that are missing here; unpack them into `target`. Raises EmbeddedError."""
+def unpack(package: str, target: Path, also: Sequence[str] = ()) -> None:
+    """Fetch a package and the libraries that are missing here; unpack them into `target`. Raises EmbeddedError.
+
+    `also`: packages that it needs besides libraries, where this release of the system has them.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            packages = _download(package, Path(scratch) / "packages", options=())
+            packages = _download(package, also, Path(scratch) / "packages", options=())
         except EmbeddedError:  # no package lists here, or too old ones: lists of our own need no root
-            packages = _download(package, Path(scratch) / "again", options=_own_lists(Path(scratch) / "lists"))
+            packages = _download(package, also, Path(scratch) / "again", options=_own_lists(Path(scratch) / "lists"))
         for file in packages:
             _run(["dpkg-deb", "--extract", str(file), str(target)], file.parent)
 
@@ -43,12 +46,13 @@ def _own_lists(folder: Path) -> Sequence[str]:
     return options
 
 
-def _download(package: str, folder: Path, options: Sequence[str]) -> list[Path]:
+def _download(package: str, also: Sequence[str], folder: Path, options: Sequence[str]) -> list[Path]:
     """The package files that `apt-get install` would add, as far as a program needs them: itself and libraries."""
     folder.mkdir()
     plan = _run(["apt-get", "install", "--simulate", "--no-install-recommends", *options, package], folder)
     additions = [line.split()[1] for line in plan.splitlines() if line.startswith("Inst ")]
-    wanted = [name for name in additions if name.startswith(("lib", package))]
+    libraries = [name for name in additions if name.startswith("lib") and not name.startswith("libjs-")]
+    wanted = [*libraries, *(name for name in additions if name.startswith(package) or name in also)]
     _run(["apt-get", "download", *options, *NETWORK, *wanted], folder)
     return sorted(folder.glob("*.deb"))
 

@@ -30,7 +30,7 @@ def program(name: str) -> Path:
 
 
 def _unpack(draft: Path) -> None:
-    debian.unpack("prometheus", draft)
+    debian.unpack("prometheus", draft, also=["promtool"])  # a package of its own since Debian 13
 
 
 def promtool(*arguments: str | Path) -> None:
