@@ -1,7 +1,7 @@
 """The folder in which the broker's password file and ACL file are: read, changed and put in place whole.
 
 Who changes it holds a lock meanwhile. A file is replaced, never written into, so the broker reads the old or the new
-one; and it belongs to whoever the folder belongs to, so that the broker, which runs as that user, can read it.
+one. It has the owner of the folder, so that the broker, which runs as that user, can read it.
 """
 
 from __future__ import annotations

@@ -27,8 +27,9 @@ CLIENTS_PER_SECOND = 5_000
 
 
 def tell_broker(pid_file: Path, accounts: int) -> str:
-    """Send the signal to the broker of so many accounts; the answer says in a line what came of it. It may wait for a
-    moment. Raises AccessError.
+    """Send the signal to the broker, which has `accounts` to read. Returns a line that says what came of it.
+
+    It may wait for a moment. Raises AccessError.
     """
     how = "have it read its files again (kill -HUP, systemctl reload mosquitto)"
     try:

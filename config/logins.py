@@ -12,7 +12,7 @@ from typing import Literal, get_args
 RoleName = Literal["ingest", "api", "ledger", "monitor"]
 ROLE_NAMES: tuple[RoleName, ...] = get_args(RoleName)
 
-# Names that PostgreSQL takes as they are, whoever writes them; none of ours, none of the system's.
+# Names that PostgreSQL takes without quotes; none of ours, none of the system's.
 _USER = re.compile(r"(?!pg_|wattline_(?:ingest|api|ledger|monitor)$)[a-z_][a-z0-9_]{0,62}")
 _EXPECTED = "expected user:role:password, separated by commas"
 

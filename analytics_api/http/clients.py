@@ -18,7 +18,7 @@ from config.settings import Network
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 UNKNOWN = "unknown"
-# What one customer of a provider has: whoever changes the address within it is still the same.
+# A provider gives each customer a network of this size: another address of it is still the same client.
 _IPV6_PREFIX = 64
 # Taking one apart costs 3 µs, and most requests come from few.
 ADDRESSES_REMEMBERED = 4096

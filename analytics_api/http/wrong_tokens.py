@@ -33,7 +33,7 @@ class WrongTokens:
         self.complaints = Seldom()
 
     def seconds_to_wait(self, client: str, digest: bytes) -> int:
-        """0: its token is to be compared. Else it is not, and so many seconds later it may be."""
+        """How long this client's token is not compared; 0: compare it now."""
         until = self._empty_at.get(client)
         if until is None or (client, digest) in self._right:
             return 0
